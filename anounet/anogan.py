@@ -1,0 +1,296 @@
+"""AnoGAN, the rival: a GAN of normal images, and a search for the latent z whose image is nearest to x.
+
+Schlegl et al. 2017: minimise over z, with f the discriminator's last feature map and λ = 0.1,
+
+    (1 − λ) · Σ abs(x − G(z)) + λ · Σ abs(f(x) − f(G(z)))
+
+The loss where the search ends is the score; abs(x − G(z)) is the map. The GAN is a DCGAN (Radford et al.
+2016) made stable with spectral norm (Miyato et al. 2018), the hinge loss (Lim and Ye 2017) and an
+exponential moving average of the generator.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import remove_parametrizations
+
+from anounet.images import content_seed
+from anounet.optimize import Step, descend
+from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
+from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
+
+
+@dataclass(frozen=True)
+class AnoGANSettings:
+    """How the GAN is trained."""
+
+    latent: int = 100  # numbers in z ~ N(0, I)
+    width: int = 32  # channels at the finest level; twice as many at each coarser one
+    steps: int = 1500  # generator updates
+    batch: int = 32  # images a step
+    learning_rate: float = 2e-4  # of Adam, betas (0.5, 0.999), for both nets
+    average: float = 0.995  # decay of the generator's moving average
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("latent size", self.latent, 1, 1024),
+            ("width", self.width, 8, 128),
+            ("number of steps", self.steps, 1, 1_000_000),
+            ("batch", self.batch, 2, 1024),
+            ("learning rate", self.learning_rate, 1e-7, 1.0),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"AnoGAN's {name} must lie between {low} and {high}, not {value}.")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How z is searched for."""
+
+    steps: int = 500  # Adam steps (the paper's number)
+    learning_rate: float = 0.02  # of Adam
+    weight: float = 0.1  # λ, of the discriminator's features
+    smoothing: float = 2.0  # σ of the Gaussian over the map, as Ano-Unet's; 0 is the paper's bare residual
+    seed: int = 0  # of z's start, together with the image's content
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.steps, int) and 0 <= self.steps <= 5000):
+            raise ValueError(
+                f"AnoGAN's search steps must be a whole number from 0 to 5000, not {self.steps}."
+            )
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"AnoGAN's λ must lie between 0 and 1, not {self.weight}.")
+        if not 0 < self.learning_rate <= 10:
+            raise ValueError(f"AnoGAN's learning rate must lie between 0 and 10, not {self.learning_rate}.")
+
+
+class Generator(nn.Module):
+    """z (B, latent) → images (B, 3, size, size) in (0, 1): four doublings up from size / 16."""
+
+    def __init__(self, latent: int, width: int, size: int) -> None:
+        super().__init__()
+        self.start = (8 * width, size // 16, size // 16)
+        self.project = nn.Linear(latent, 8 * width * (size // 16) ** 2)
+        blocks: list[nn.Module] = [nn.BatchNorm2d(8 * width), nn.ReLU(inplace=True)]
+        for c in (8 * width, 4 * width, 2 * width):
+            blocks += [
+                nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(c // 2),
+                nn.ReLU(inplace=True),
+            ]
+        self.blocks = nn.Sequential(*blocks, nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.blocks(self.project(z).view(-1, *self.start)))
+
+
+class Discriminator(nn.Module):
+    """Images (B, 3, size, size) → logits (B,); `features` is the last feature map before them."""
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for before, after in zip(
+            (3, width, 2 * width, 4 * width), (width, 2 * width, 4 * width, 8 * width), strict=True
+        ):
+            blocks += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        self.blocks = nn.Sequential(*blocks)
+        self.logit = nn.Linear(8 * width * (size // 16) ** 2, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.blocks(2 * x - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logit(self.features(x).flatten(1))[:, 0]
+
+
+class AnoGAN(nn.Module):
+    """A trained GAN, frozen by construction: eval mode always, no parameter takes a gradient."""
+
+    def __init__(self, generator: Generator, discriminator: Discriminator, size: int, meta: dict[str, Any]):
+        super().__init__()
+        self.generator, self.discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
+        for part in list(self.discriminator.modules()):
+            if hasattr(part, "parametrizations"):  # keep the weight that spectral norm last gave
+                remove_parametrizations(part, "weight")
+        self.size, self.meta = size, meta
+        self.latent = self.generator.project.in_features
+        self.load_state_dict(rounded(self.cpu().state_dict()), strict=False)
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> AnoGAN:
+        """Does nothing: a trained GAN stays as it is."""
+        return self
+
+    def save(self, path: Path) -> str:
+        return save_weights(path, "anogan", _floats(self), {"size": self.size, **self.meta})
+
+    @classmethod
+    def load(cls, path: Path, sha256: str | None = None) -> AnoGAN:
+        state, meta = load_weights(path, "anogan", sha256=sha256)
+        try:
+            settings, size = AnoGANSettings(**meta["settings"]), int(meta.pop("size"))
+            if size % 16 or not 16 <= size <= 1024:
+                raise ValueError("size")
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{path} is no AnoGAN of this program: train it anew (train-anogan)."
+            ) from error
+        parts = _bare(settings, size)
+        gan = cls(*parts, size, meta)
+        check_state(path, state, _floats(gan))
+        gan.load_state_dict(state, strict=False)
+        return gan
+
+
+def _bare(settings: AnoGANSettings, size: int) -> tuple[Generator, Discriminator]:
+    return Generator(settings.latent, settings.width, size), Discriminator(settings.width, size)
+
+
+def _floats(module: nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
+
+
+def train_anogan(
+    images: Tensor,
+    settings: AnoGANSettings,
+    device: torch.device | str = "cpu",
+    *,
+    samples_every: int = 100,
+    facts: dict[str, Any] | None = None,
+) -> Iterator[TrainingStep]:
+    """Trains a GAN on normal images.
+
+    Args:
+        images: (N, 3, H, H) uint8, 16 divides H.
+        samples_every: every how many steps a TrainingStep carries 16 samples of the averaged generator.
+        facts: provenance to keep in the model.
+
+    Yields:
+        A TrainingStep a step with the losses `generator` and `discriminator`; the last carries an AnoGAN.
+    """
+    size = images.shape[-1]
+    if len(images) < 2 or size % 16 or images.shape[-2] != size:
+        raise ValueError("AnoGAN needs 2 normal images or more, square, with a side that 16 divides.")
+    device = torch.device(device)
+    draw = torch.Generator().manual_seed(settings.seed)
+    g, d = _bare(settings, size)
+    for net in (g, d):
+        reinitialize(net, draw, std=0.02)  # DCGAN's start
+    for part in list(d.modules()):
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            spectral_norm(part)
+    g, d = g.to(device), d.to(device).train()
+    average = copy.deepcopy(g)
+    options = {"lr": settings.learning_rate, "betas": (0.5, 0.999), "fused": True}
+    update_g, update_d = (
+        torch.optim.Adam(g.parameters(), **options),
+        torch.optim.Adam(d.parameters(), **options),
+    )
+    fixed = torch.randn(16, settings.latent, generator=draw).to(device)
+
+    epochs = -(-settings.steps // max(1, steps_in_all(len(images), settings.batch, 1)))
+    batches = shuffled_batches(len(images), settings.batch, epochs, settings.seed)
+    for step, (_, indices) in zip(range(1, settings.steps + 1), batches, strict=False):
+        real = as_images(images[indices], device)
+        z = torch.randn(2, len(real), settings.latent, generator=draw).to(device)
+        g.train()
+        with torch.no_grad():
+            fake = g(z[0])
+        relu = nn.functional.relu
+        loss_d = relu(1 - d(real)).mean() + relu(1 + d(fake)).mean()  # Lim and Ye 2017
+        update_d.zero_grad(set_to_none=True)
+        loss_d.backward()
+        update_d.step()
+        d.requires_grad_(False)
+        loss_g = -d(g(z[1])).mean()
+        update_g.zero_grad(set_to_none=True)
+        loss_g.backward()
+        update_g.step()
+        d.requires_grad_(True)
+        metrics = {
+            "generator": check_loss(loss_g, step, "generator"),
+            "discriminator": check_loss(loss_d, step, "discriminator"),
+        }
+        _follow(average, g, min(settings.average, step / (step + 10)))
+        last = step == settings.steps
+        samples = _samples(average, fixed) if last or step % samples_every == 0 else None
+        model = None
+        if last:
+            model = AnoGAN(average, d, size, {"settings": asdict(settings), **(facts or {})})
+        yield TrainingStep(step, settings.steps, metrics, model, samples)
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, g: nn.Module, decay: float) -> None:
+    for kept, new in zip(average.state_dict().values(), g.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+
+
+@torch.no_grad()
+def _samples(average: Generator, z: Tensor) -> Tensor:
+    net = copy.deepcopy(average).eval()
+    return net(z).cpu()
+
+
+def losses(x: Tensor, gan: AnoGAN, weight: float) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The search's objective (module docstring): y = G(z) → residual, discrimination and L, each (B,)."""
+    with torch.no_grad():
+        features = gan.discriminator.features(x)
+
+    def objective(y: Tensor) -> dict[str, Tensor]:
+        residual = (x - y).abs().sum(dim=(1, 2, 3))
+        discrimination = (features - gan.discriminator.features(y)).abs().sum(dim=(1, 2, 3))
+        return {
+            "residual": residual,
+            "discrimination": discrimination,
+            "L": (1 - weight) * residual + weight * discrimination,
+        }
+
+    return objective
+
+
+def reconstruct(
+    x: Tensor,
+    gan: AnoGAN,
+    settings: SearchSettings = SearchSettings(),
+    *,
+    snapshot_every: int = 0,
+) -> Iterator[Step]:
+    """Latent search for all images of a batch at once; no image sees another.
+
+    Args:
+        x: (B, 3, H, W) in [0, 1] at the GAN's size; the work is done where the GAN is.
+
+    Yields:
+        settings.steps + 1 Steps with `residual`, `discrimination` and `L`; the last carries y = G(z).
+    """
+    if x.shape[-1] != gan.size or x.shape[-2] != gan.size:
+        raise ValueError(
+            f"This AnoGAN takes images of {gan.size}×{gan.size}, not {x.shape[-2]}×{x.shape[-1]}."
+        )
+    device = next(gan.parameters()).device
+    starts = []
+    for image in x:
+        generator = torch.Generator().manual_seed(content_seed(image, settings.seed))
+        starts.append(torch.randn(gan.latent, generator=generator))
+    z = torch.stack(starts).to(device).requires_grad_(True)
+    yield from descend(
+        [z],
+        lambda: gan.generator(z),
+        losses(x.to(device), gan, settings.weight),
+        lambda p: torch.optim.Adam(p, settings.learning_rate),
+        steps=settings.steps,
+        snapshot_every=snapshot_every,
+    )

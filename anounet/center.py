@@ -1,0 +1,159 @@
+"""C, the mean feature of normal images, and the score: how far an image's feature lies from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anounet.feature_net import FEATURES, FeatureNet
+from anounet.storage import WeightsError, load_weights, provenance, save_weights
+
+MIN_IMAGES = 5
+THRESHOLD_QUANTILE = 0.99
+HELD_BACK = 0.2
+
+
+@dataclass(frozen=True)
+class Center:
+    """C with its threshold.
+
+    Attributes:
+        vector: (1280,) mean of F over the normal images it was computed from.
+        f_net: fingerprint of the F it belongs to.
+        threshold: score above which an image is called anomalous: the `quantile` of `held_back`.
+        quantile: 0.99 by default.
+        held_back: scores of normal images that C was *not* computed from.
+        count: how many images C was computed from.
+        meta: provenance.
+    """
+
+    vector: Tensor
+    f_net: str
+    threshold: float
+    quantile: float
+    held_back: tuple[float, ...]
+    count: int
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, features: Tensor) -> Tensor:
+        """‖F(x) − C‖₁ / 1280, the anomaly score and L_C alike: (B, 1280) → (B,) ≥ 0."""
+        return (features - self.vector.to(features)).abs().mean(dim=1)
+
+    def check(self, f_net: FeatureNet, source: Path | str = "C") -> Center:
+        """Refuses an f-Net that C was not made from."""
+        if self.f_net != f_net.fingerprint:
+            raise WeightsError(
+                f"{source} was made from another f-Net ({self.f_net[:12]}) than the one beside it "
+                f"({f_net.fingerprint[:12]}): compute C anew for this f-Net, or put the right f-Net back."
+            )
+        return self
+
+    def save(self, path: Path) -> str:
+        described = {
+            "f_net": self.f_net,
+            "threshold": self.threshold,
+            "quantile": self.quantile,
+            "held_back": [round(score, 6) for score in self.held_back],
+            "count": self.count,
+            "meta": self.meta,
+        }
+        return save_weights(path, "center", {"vector": self.vector}, described)
+
+    @classmethod
+    def load(cls, path: Path, sha256: str | None = None) -> Center:
+        state, meta = load_weights(path, "center", sha256=sha256)
+        try:
+            if state["vector"].shape != (FEATURES,):
+                raise ValueError("shape")
+            return cls(
+                vector=state["vector"],
+                f_net=str(meta["f_net"]),
+                threshold=float(meta["threshold"]),
+                quantile=float(meta["quantile"]),
+                held_back=tuple(float(score) for score in meta["held_back"]),
+                count=int(meta["count"]),
+                meta=dict(meta["meta"]),
+            )
+        except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+            raise WeightsError(f"{path} is no C of this program: compute C anew.") from error
+
+
+@dataclass(frozen=True)
+class CenterProgress:
+    """How far the features are; `center` comes with the last one."""
+
+    done: int
+    total: int
+    center: Center | None = None
+
+
+def split_held_back(count: int, share: float = HELD_BACK, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (fit, held back) of `count` images, drawn by a local generator; at least two are held back.
+
+    Raises:
+        ValueError: fewer than 5 images.
+    """
+    if count < MIN_IMAGES:
+        raise ValueError(f"C needs {MIN_IMAGES} normal images or more, and there are {count}: add some.")
+    order = np.random.default_rng(seed).permutation(count)
+    kept = max(2, round(count * share))
+    return np.sort(order[kept:]), np.sort(order[:kept])
+
+
+@torch.no_grad()
+def features_of(f_net: FeatureNet, batch: Tensor) -> Tensor:
+    """F(x) on F's own device, returned to the CPU: (B, 3, H, W) → (B, 1280)."""
+    device = next(f_net.parameters()).device
+    return f_net(batch.to(device)).cpu()
+
+
+def compute_center(
+    f_net: FeatureNet,
+    batches: Iterable[Tensor],
+    count: int,
+    *,
+    held_back: float = HELD_BACK,
+    quantile: float = THRESHOLD_QUANTILE,
+    seed: int = 0,
+    facts: dict[str, Any] | None = None,
+) -> Iterator[CenterProgress]:
+    """Computes C from a share of `count` normal images and its threshold from the others.
+
+    Args:
+        batches: the normal images, (B, 3, H, W) in [0, 1], `count` in all.
+        held_back: share of the images that only set the threshold.
+        quantile: the threshold is this quantile of their scores.
+        facts: what to write down as provenance (data set, class, hash).
+    """
+    fit, held = split_held_back(count, held_back, seed)
+    features: list[Tensor] = []
+    for batch in batches:
+        features.append(features_of(f_net, batch))
+        yield CenterProgress(sum(map(len, features)), count)
+    everything = torch.cat(features)
+    if len(everything) != count:
+        raise ValueError(f"{count} normal images were announced and {len(everything)} came.")
+    # Rounded as a file holds it, so that scores before saving and after loading are the same.
+    vector = everything[fit].double().mean(dim=0).half().float()
+    bare = Center(vector, f_net.fingerprint, 0.0, quantile, (), len(fit))
+    scores = bare.score(everything[held]).tolist()
+    yield CenterProgress(
+        count,
+        count,
+        Center(
+            vector=vector,
+            f_net=f_net.fingerprint,
+            threshold=float(np.quantile(scores, quantile)),
+            quantile=quantile,
+            held_back=tuple(sorted(round(score, 6) for score in scores)),
+            count=len(fit),
+            meta=provenance(**(facts or {}), held_back_share=held_back, seed=seed),
+        ),
+    )

@@ -1,0 +1,51 @@
+"""The command line. Exit status: 0; 1 after a batch with unusable files; 2 with one line for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from anounet import __version__
+from anounet.cli import bench, data, train, visualize
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; every command sets `run`, a function of the parsed arguments."""
+    top = argparse.ArgumentParser(
+        prog="python -m anounet",
+        description="Ano-Unet: where an image is abnormal, and what it would look like if it were normal.",
+    )
+    top.add_argument("--version", action="version", version=f"anounet {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (visualize, train, data, bench):
+        module.add_commands(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        return given.run(given)
+    except (
+        ValueError,
+        ArithmeticError,
+    ) as error:  # ImageError, DataError, WeightsError, settings out of range
+        print(f"anounet: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("anounet: the device's memory is full: use --device cpu, or a smaller batch.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"anounet: {error.strerror or error} ({error.filename or 'file system'}).", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("anounet: stopped; what was finished is kept.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -1,0 +1,128 @@
+"""What the commands share: progress, JSON, and flags made from the settings' dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+import types
+import typing
+from typing import Any, TypeVar
+
+import torch
+
+from anounet.bundle import SHIPPED, default_device
+
+S = TypeVar("S")
+
+
+class Progress:
+    """A progress bar on a terminal, plain lines elsewhere, on standard error."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._tty = sys.stderr.isatty()
+        self._quiet = quiet
+        self._stage, self._start, self._last = "", 0.0, 0.0
+
+    def update(self, stage: str, done: int, total: int, **metrics: float) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self.close()
+            self._stage, self._start, self._last = stage, now, 0.0
+        # A terminal is redrawn five times a second; a log gets a line every ten seconds.
+        if self._quiet or (done < total and now - self._last < (0.2 if self._tty else 10.0)):
+            return
+        self._last = now
+        left = (now - self._start) / done * (total - done) if done else 0.0
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        text = f"{stage}  {done}/{total}  {figures}  {left:.0f} s left".replace("    ", "  ")
+        if self._tty:
+            bar = "█" * round(20 * done / max(total, 1))
+            print(f"\r\x1b[K{bar:░<20} {text}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._tty and self._last:
+            print(file=sys.stderr)
+        self._last = 0.0
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type, helps: dict[str, str]) -> None:
+    """Adds a flag for each field of a dataclass that `helps` names; the default stands there only."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in helps:
+            parser.add_argument(
+                "--" + field.name.replace("_", "-"),
+                type=_plain(hints[field.name]),
+                default=None,
+                metavar="N" if _plain(hints[field.name]) in (int, float) else "NAME",
+                help=f"{helps[field.name]} (default: {field.default})",
+            )
+
+
+def settings_from(given: argparse.Namespace, kind: type[S], base: S | None = None, **more: Any) -> S:
+    """The dataclass with the flags that were given, over `base` or its defaults."""
+    named = {
+        field.name: getattr(given, field.name)
+        for field in dataclasses.fields(kind)
+        if getattr(given, field.name, None) is not None
+    }
+    return dataclasses.replace(base, **named, **more) if base is not None else kind(**named, **more)
+
+
+def _plain(hint: Any) -> type:
+    """int for `int | None`."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def add_bundle(parser: argparse.ArgumentParser, default: str | None = SHIPPED) -> None:
+    shown = f" (default: {default})" if default else ""
+    parser.add_argument(
+        "--bundle",
+        default=default,
+        required=default is None,
+        metavar="NAME",
+        help=f"bundle in weights/, or the path of one{shown}",
+    )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: cuda where there is one)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
+
+
+def device_of(given: argparse.Namespace) -> torch.device:
+    """The device asked for, or the best one there is; says so where it is missing."""
+    if given.device is None:
+        return default_device()
+    try:
+        device = torch.device(given.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"There is no device '{given.device}' here: use --device cpu.") from error
+    return device
+
+
+def report(given: argparse.Namespace, value: Any, text: str) -> None:
+    """Prints the value as JSON where --json was given, else the text."""
+    print(json.dumps(value, indent=2, ensure_ascii=False) if given.json else text)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as an aligned text table in Markdown."""
+    if not rows:
+        return "nothing to show"
+    cells = [list(rows[0])] + [["–" if v is None else str(v) for v in row.values()] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

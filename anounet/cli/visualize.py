@@ -1,0 +1,232 @@
+"""`visualize` and `compare`: images in; heat maps, normalised images and scores.csv out."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anounet import ano_unet
+from anounet.anogan import SearchSettings
+from anounet.anomaly_map import COLORMAPS, colorize, overlay
+from anounet.bundle import Bundle, Result, drain, load_bundle, visualize, visualize_anogan
+from anounet.cli.common import (
+    Progress,
+    add_bundle,
+    add_common,
+    add_settings,
+    device_of,
+    report,
+    settings_from,
+    table,
+)
+from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
+from anounet.storage import write_atomic
+
+COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
+SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
+ANOGAN_BATCH = 16
+
+
+def add_commands(commands: Any) -> None:
+    for name, run, text in (
+        ("visualize", run_visualize, "heat map, normalised image and score of every image"),
+        ("compare", run_compare, "the same, with AnoGAN's beside it"),
+    ):
+        parser = commands.add_parser(name, help=text, description=text)
+        parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
+        add_bundle(parser)
+        parser.add_argument("--mode", choices=ano_unet.MODES, default="fast", help="default: fast")
+        parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+        add_settings(
+            parser,
+            ano_unet.Settings,
+            {
+                "beta": "β, the weight of L_C, for means; the bundle's own default may differ",
+                "steps": "updates of G for each image; likewise",
+                "learning_rate": "learning rate; likewise",
+                "smoothing": "σ of the Gaussian over the map, px at a side of 96",
+                "seed": "seed of G's random start in article mode",
+            },
+        )
+        parser.add_argument(
+            "--gate", action="store_true", help="map only images that F's score calls anomalous"
+        )
+        parser.add_argument("--colormap", choices=COLORMAPS, default="inferno", help="default: inferno")
+        if name == "compare":
+            parser.add_argument(
+                "--search-steps",
+                type=int,
+                default=None,
+                metavar="N",
+                help=f"AnoGAN's latent steps (default: {SearchSettings.steps})",
+            )
+        add_common(parser)
+        parser.set_defaults(run=run)
+
+
+def run_visualize(given: argparse.Namespace) -> int:
+    return _Run(given).each()
+
+
+def run_compare(given: argparse.Namespace) -> int:
+    return _Run(given, with_anogan=True).each()
+
+
+class _Run:
+    """One batch: streams the files, so that memory does not grow with their number."""
+
+    def __init__(self, given: argparse.Namespace, with_anogan: bool = False) -> None:
+        self.given, self.with_anogan = given, with_anogan
+        self.files = image_files(given.paths)
+        self.bundle: Bundle = load_bundle(given.bundle, device_of(given))
+        self.bundle.require_center()
+        self.settings = settings_from(given, ano_unet.Settings, self.bundle.settings(given.mode))
+        self.search = None
+        if with_anogan:
+            self.bundle.require_anogan()
+            steps = SearchSettings.steps if given.search_steps is None else given.search_steps
+            self.search = SearchSettings(steps=steps, smoothing=self.settings.smoothing)
+        self.out: Path = given.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.names = _distinct_names(self.files)
+        self.progress = Progress()
+
+    def each(self) -> int:
+        rows: list[dict[str, Any]] = []
+        start, failed = time.perf_counter(), 0
+        columns = COLUMNS + (("anogan_score", "anogan_seconds") if self.with_anogan else ())
+        with (self.out / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for done, row in enumerate(self._rows(), 1):
+                writer.writerow(row)
+                file.flush()  # what is finished is on disk, whatever comes next
+                failed += bool(row["error"])
+                if self.given.json:
+                    rows.append(row)
+                elif row["error"]:
+                    self.progress.close()
+                    print(f"left out: {row['error']}")
+                self.progress.update("images", done, len(self.files))
+        self.progress.close()
+        seconds = time.perf_counter() - start
+        summary = {
+            "images": len(self.files),
+            "failed": failed,
+            "seconds": round(seconds, 3),
+            "device": str(self.bundle.device),
+            "bundle": self.bundle.name,
+            "mode": self.settings.mode,
+            "out": str(self.out),
+        }
+        text = table([summary])
+        report(self.given, summary | {"scores": rows}, text)
+        return 1 if failed else 0
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        size = ANOGAN_BATCH if self.with_anogan else 1
+        for at in range(0, len(self.files), size):
+            batch: list[tuple[Path, Decoded, Result]] = []
+            for path in self.files[at : at + size]:
+                row = {"file": str(path), "error": ""}
+                try:
+                    image = decode_file(path, self.bundle.size)
+                    x = to_tensor(image.pixels)[0]
+                    result = drain(visualize(x, self.bundle, self.settings, gate=self.given.gate))
+                    self._write(path, image, result)
+                except (ImageError, ArithmeticError) as error:
+                    yield row | {"error": str(error)}
+                    continue
+                if self.with_anogan and result.y is not None:
+                    batch.append((path, image, result))
+                else:
+                    yield row | _row(result)
+            if batch:
+                yield from self._anogan(batch)
+
+    def _anogan(self, batch: list[tuple[Path, Decoded, Result]]) -> Iterator[dict[str, Any]]:
+        x = torch.stack([result.x for _, _, result in batch])
+        rivals = drain(visualize_anogan(x, self.bundle, self.search))
+        for (path, image, ours), rival in zip(batch, rivals, strict=True):
+            name = self.names[path]
+            self._save_map(f"{name}_anogan_map.npy", rival)
+            self._save(
+                f"{name}_compare.png", png_bytes(_strip(image.pixels, [ours, rival], self.given.colormap))
+            )
+            more = {"anogan_score": _number(rival.score), "anogan_seconds": _number(rival.seconds)}
+            yield {"file": str(path), "error": ""} | _row(ours) | more
+
+    def _write(self, path: Path, image: Decoded, result: Result) -> None:
+        if result.y is None:
+            return
+        name, levels = self.names[path], _levels(result)
+        self._save(f"{name}_normalised.png", png_bytes(to_pixels(result.y)))
+        self._save(
+            f"{name}_overlay.png", png_bytes(overlay(image.pixels, levels, colormap=self.given.colormap))
+        )
+        self._save_map(f"{name}_map.npy", result)
+
+    def _save_map(self, name: str, result: Result) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, result.anomaly_map.numpy().astype(np.float32))
+        self._save(name, buffer.getvalue())
+
+    def _save(self, name: str, data: bytes) -> None:
+        write_atomic(self.out / name, data)
+
+
+def _levels(result: Result) -> np.ndarray:
+    """The map on the one fixed scale: 0 … 1 for 0 … twice the normal limit."""
+    return result.anomaly_map.numpy() / (SCALE_TOP * result.scale)
+
+
+def _strip(pixels: np.ndarray, results: list[Result], colormap: str) -> np.ndarray:
+    """Original, then each method's normalised image, heat map and overlay, side by side."""
+    panels = [pixels]
+    for result in results:
+        levels = _levels(result)
+        panels += [
+            to_pixels(result.y),
+            colorize(levels, colormap),
+            overlay(pixels, levels, colormap=colormap),
+        ]
+    gap = np.full((pixels.shape[0], 4, 3), 255, np.uint8)
+    spaced = [part for panel in panels for part in (panel, gap)][:-1]
+    return np.concatenate(spaced, axis=1)
+
+
+def _row(result: Result) -> dict[str, Any]:
+    last = {name: _number(values[-1]) for name, values in result.losses.items() if name in ("L_R", "L_C")}
+    return {
+        "score": _number(result.score),
+        "threshold": _number(result.threshold),
+        "verdict": result.verdict,
+        "L_R": last.get("L_R", ""),
+        "L_C": last.get("L_C", ""),
+        "seconds": _number(result.seconds),
+    }
+
+
+def _number(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _distinct_names(files: list[Path]) -> dict[Path, str]:
+    """File → name of its results: its own without the ending, numbered where two would be the same."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.stem, 2
+        while name in taken:
+            name, number = f"{file.stem}-{number}", number + 1
+        taken.add(name)
+        names[file] = name
+    return names

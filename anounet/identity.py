@@ -1,0 +1,140 @@
+"""The small U-Net that redraws images unchanged: where `fast` mode starts from.
+
+It is made in one of two ways:
+
+- `skip` (the default): the net draws a *change* of x (`UNet.image_skip`) with features drawn at random and a
+  head of zeros, so it redraws every image unchanged from the start, with nothing to learn. That the features
+  are random is its strength: like the deep image prior (Ulyanov et al. 2018), they make broad, smooth changes
+  cheap and pixel noise dear.
+- `trained`: METHOD's first form, a net without that skip, trained by L_R until it copies its input. It copies
+  worse (mean abs error 0.02 against 0), and its map finds less: see benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
+from anounet.training import TrainingStep, as_images, check_loss, shuffled_batches, steps_in_all
+from anounet.unet import UNet
+
+STARTS = ("skip", "trained")
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """The small U-Net and how it is made."""
+
+    start: str = "skip"  # how it comes to redraw images unchanged: "skip" or "trained"
+    width: int = 16  # channels at the finest level, 16-32-64-128-256 in all
+    depth: int = 5
+    steps: int = 1200  # updates, for "trained"
+    batch: int = 16  # images a step
+    learning_rate: float = 2e-3  # of Adam, falling to 0 along a half cosine
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise ValueError(f"Unknown start {self.start!r} of the U-Net: choose one of {', '.join(STARTS)}.")
+        for name, value, low, high in (
+            ("number of steps", self.steps, 1, 1_000_000),
+            ("batch", self.batch, 2, 1024),
+            ("learning rate", self.learning_rate, 1e-7, 1.0),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"The U-Net's {name} must lie between {low} and {high}, not {value}.")
+
+
+def make_identity(
+    images: Tensor, settings: UNetSettings, device: torch.device | str = "cpu", *, samples_every: int = 100
+) -> Iterator[TrainingStep]:
+    """Makes G(x) = x and measures how well it holds.
+
+    Args:
+        images: (N, 3, H, W) uint8, of every kind.
+
+    Yields:
+        TrainingSteps with `L_R` = mean abs(x − G(x)); the last carries the UNet.
+    """
+    device = torch.device(device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    if settings.start == "trained":
+        yield from _train(images, settings, device, samples_every, generator)
+        return
+    net = frozen(UNet.identity(settings.width, settings.depth, generator)).to(device)
+    x = as_images(images[: settings.batch], device)
+    with torch.no_grad():
+        y = net(x)
+    yield TrainingStep(1, 1, {"L_R": float((x - y).abs().mean())}, net.cpu(), y[:8].cpu())
+
+
+def _train(
+    images: Tensor,
+    settings: UNetSettings,
+    device: torch.device,
+    samples_every: int,
+    generator: torch.Generator,
+) -> Iterator[TrainingStep]:
+    """Trains a net without an image skip by L_R, on images of which some are in negative or other colours."""
+    net = UNet.fresh(settings.width, settings.depth, "group", generator).to(device).train()
+    optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: 0.5 * (1 + math.cos(math.pi * done / settings.steps))
+    )
+    epochs = -(-settings.steps // steps_in_all(len(images), settings.batch, 1))
+    batches = shuffled_batches(len(images), settings.batch, epochs, settings.seed)
+    for step, (_, indices) in zip(range(1, settings.steps + 1), batches, strict=False):
+        x = as_images(images[indices], device)
+        kind = torch.randint(4, (len(x), 1, 1, 1), generator=generator).to(device)
+        x = torch.where(kind == 1, 1 - x, torch.where(kind == 2, x.flip(1), x))
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = net(x)
+        loss = (x - y).abs().mean()
+        value = check_loss(loss, step, "U-Net")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        last = step == settings.steps
+        samples = y[:8].detach().cpu() if last or step % samples_every == 0 else None
+        yield TrainingStep(step, settings.steps, {"L_R": value}, frozen(net) if last else None, samples)
+
+
+def frozen(net: UNet) -> UNet:
+    """A copy, rounded as a file holds it, that takes no gradient; `fast` mode copies it for each image."""
+    kept = copy.deepcopy(net).cpu()
+    kept.load_state_dict(rounded(kept.state_dict()))
+    return kept.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def save_unet(path: Path, net: UNet, meta: dict[str, Any]) -> str:
+    shape = {"width": net.width, "depth": net.depth, "norm": net.norm, "image_skip": net.image_skip}
+    return save_weights(path, "unet", net.state_dict(), {"shape": shape, **meta})
+
+
+def load_unet(path: Path, sha256: str | None = None) -> tuple[UNet, dict[str, Any]]:
+    """Loads a small U-Net, frozen, and its provenance.
+
+    Raises:
+        WeightsError: missing, damaged, or not a U-Net of this program.
+    """
+    state, meta = load_weights(path, "unet", sha256=sha256)
+    try:
+        shape = meta.pop("shape")
+        width, depth = int(shape["width"]), int(shape["depth"])
+        if not (8 <= width <= 128 and 2 <= depth <= 5):
+            raise ValueError("shape")
+        net = UNet(width, depth, str(shape["norm"]), bool(shape["image_skip"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} is no U-Net of this program: make it anew (train-unet).") from error
+    check_state(path, state, net.state_dict())
+    net.load_state_dict(state)
+    return frozen(net), meta
