@@ -5,8 +5,10 @@ Schlegl et al. 2017: minimise over z, with f the discriminator's last feature ma
     (1 − λ) · Σ abs(x − G(z)) + λ · Σ abs(f(x) − f(G(z)))
 
 The loss where the search ends is the score; abs(x − G(z)) is the map. The GAN is a DCGAN (Radford et al.
-2016) made stable with spectral norm (Miyato et al. 2018), the hinge loss (Lim and Ye 2017) and an
-exponential moving average of the generator.
+2016) made stable with spectral norm (Miyato et al. 2018), the hinge loss (Lim and Ye 2017), two learning
+rates (Heusel et al. 2017), noise on what the discriminator sees (Sønderby et al. 2017) and a moving average
+of the generator. The mode-seeking term (Mao et al. 2019) keeps z's images apart: without it the
+generator of a texture draws one grey image for every z, and there is nothing to search.
 """
 
 from __future__ import annotations
@@ -36,8 +38,11 @@ class AnoGANSettings:
     width: int = 32  # channels at the finest level; twice as many at each coarser one
     steps: int = 1500  # generator updates
     batch: int = 32  # images a step
-    learning_rate: float = 2e-4  # of Adam, betas (0.5, 0.999), for both nets
-    average: float = 0.995  # decay of the generator's moving average
+    learning_rate: float = 4e-4  # of the generator's Adam, betas (0, 0.9); falls to 0 over the second half
+    discriminator_rate: float = 1e-4  # of the discriminator's, likewise
+    noise: float = 0.1  # standard deviation of the noise on the discriminator's input, falling to 0
+    seeking: float = 0.05  # weight of the mode-seeking term
+    average: float = 0.99  # decay of the generator's moving average
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +52,10 @@ class AnoGANSettings:
             ("number of steps", self.steps, 1, 1_000_000),
             ("batch", self.batch, 2, 1024),
             ("learning rate", self.learning_rate, 1e-7, 1.0),
+            ("discriminator's learning rate", self.discriminator_rate, 1e-7, 1.0),
+            ("noise", self.noise, 0.0, 1.0),
+            ("mode-seeking weight", self.seeking, 0.0, 10.0),
+            ("decay of the average", self.average, 0.0, 0.99999),
         ):
             if not low <= value <= high:
                 raise ValueError(f"AnoGAN's {name} must lie between {low} and {high}, not {value}.")
@@ -186,38 +195,45 @@ def train_anogan(
     draw = torch.Generator().manual_seed(settings.seed)
     g, d = _bare(settings, size)
     for net in (g, d):
-        reinitialize(net, draw, std=0.02)  # DCGAN's start
+        reinitialize(net, draw)
     for part in list(d.modules()):
         if isinstance(part, nn.Conv2d | nn.Linear):
-            spectral_norm(part)
-    g, d = g.to(device), d.to(device).train()
+            _spectral_norm(part, draw)
+    g, d = g.to(device).train(), d.to(device).train()
     average = copy.deepcopy(g)
-    options = {"lr": settings.learning_rate, "betas": (0.5, 0.999), "fused": True}
-    update_g, update_d = (
-        torch.optim.Adam(g.parameters(), **options),
-        torch.optim.Adam(d.parameters(), **options),
-    )
+    update_g = torch.optim.Adam(g.parameters(), settings.learning_rate, betas=(0.0, 0.9), fused=True)
+    update_d = torch.optim.Adam(d.parameters(), settings.discriminator_rate, betas=(0.0, 0.9), fused=True)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(update, lambda done: min(1.0, 2 * (1 - done / settings.steps)))
+        for update in (update_g, update_d)
+    ]
     fixed = torch.randn(16, settings.latent, generator=draw).to(device)
-
     epochs = -(-settings.steps // max(1, steps_in_all(len(images), settings.batch, 1)))
     batches = shuffled_batches(len(images), settings.batch, epochs, settings.seed)
     for step, (_, indices) in zip(range(1, settings.steps + 1), batches, strict=False):
+        level = settings.noise * (1 - step / settings.steps)
+
+        def noisy(x: Tensor, level: float = level) -> Tensor:
+            return x + level * torch.randn(x.shape, generator=draw).to(device)
+
         real = as_images(images[indices], device)
         z = torch.randn(2, len(real), settings.latent, generator=draw).to(device)
-        g.train()
         with torch.no_grad():
             fake = g(z[0])
         relu = nn.functional.relu
-        loss_d = relu(1 - d(real)).mean() + relu(1 + d(fake)).mean()  # Lim and Ye 2017
+        loss_d = relu(1 - d(noisy(real))).mean() + relu(1 + d(noisy(fake))).mean()  # Lim and Ye 2017
         update_d.zero_grad(set_to_none=True)
         loss_d.backward()
         update_d.step()
         d.requires_grad_(False)
-        loss_g = -d(g(z[1])).mean()
+        fake = g(z[1])
+        loss_g = -d(noisy(fake)).mean()
         update_g.zero_grad(set_to_none=True)
-        loss_g.backward()
+        (loss_g + settings.seeking * _mode_seeking(fake, z[1])).backward()
         update_g.step()
         d.requires_grad_(True)
+        for schedule in schedules:
+            schedule.step()
         metrics = {
             "generator": check_loss(loss_g, step, "generator"),
             "discriminator": check_loss(loss_d, step, "discriminator"),
@@ -229,6 +245,27 @@ def train_anogan(
         if last:
             model = AnoGAN(average, d, size, {"settings": asdict(settings), **(facts or {})})
         yield TrainingStep(step, settings.steps, metrics, model, samples)
+
+
+def _mode_seeking(images: Tensor, z: Tensor) -> Tensor:
+    """d(z₁, z₂) / d(G(z₁), G(z₂)): small where different z give different images (Mao et al. 2019)."""
+    half = len(z) // 2
+    apart = (images[:half] - images[half : 2 * half]).abs().mean()
+    return 1 / (apart / (z[:half] - z[half : 2 * half]).abs().mean() + 1e-5)
+
+
+@torch.no_grad()
+def _spectral_norm(part: nn.Module, generator: torch.Generator) -> None:
+    """Miyato et al. 2018, its power iteration started from `generator`; torch draws from the global one."""
+    weight = part.weight.flatten(1)
+    spectral_norm(part)
+    u = torch.randn(len(weight), generator=generator)
+    for _ in range(15):  # as many as torch takes
+        v = nn.functional.normalize(weight.T @ u, dim=0)
+        u = nn.functional.normalize(weight @ v, dim=0)
+    norm = part.parametrizations.weight[0]
+    norm._u.copy_(u)
+    norm._v.copy_(v)
 
 
 @torch.no_grad()

@@ -171,7 +171,7 @@ def visualize(
         raise ValueError(
             f"The bundle '{bundle.name}' takes images of 3×{bundle.size}×{bundle.size}, not {tuple(x.shape)}."
         )
-    settings = settings or bundle.settings()
+    x, settings = x.detach().float().cpu(), settings or bundle.settings()
     center, scale = bundle.require_center(), bundle.scale(settings.mode)
     start = time.perf_counter()
     score = float(center.score(features_of(bundle.f_net, x[None])))

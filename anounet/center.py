@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,12 +71,13 @@ class Center:
     def load(cls, path: Path, sha256: str | None = None) -> Center:
         state, meta = load_weights(path, "center", sha256=sha256)
         try:
-            if state["vector"].shape != (FEATURES,):
-                raise ValueError("shape")
+            vector, threshold = state["vector"], float(meta["threshold"])
+            if vector.shape != (FEATURES,) or not (torch.isfinite(vector).all() and math.isfinite(threshold)):
+                raise ValueError("vector or threshold")
             return cls(
-                vector=state["vector"],
+                vector=vector,
                 f_net=str(meta["f_net"]),
-                threshold=float(meta["threshold"]),
+                threshold=threshold,
                 quantile=float(meta["quantile"]),
                 held_back=tuple(float(score) for score in meta["held_back"]),
                 count=int(meta["count"]),

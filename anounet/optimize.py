@@ -70,9 +70,10 @@ def descend(
             y = render()
             losses = objective(y)
         if not last:
-            gradients = torch.autograd.grad(losses["L"].sum(), parameters)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+            update.zero_grad(set_to_none=True)
+            # Not autograd.grad: its gradients may lie in memory another way than the parameters (the first
+            # convolution's do where x is channels_last), and fused optimisers on the CPU go by memory alone.
+            losses["L"].sum().backward(inputs=parameters)
             update.step()
         snapshot = last or (snapshot_every > 0 and index % snapshot_every == 0)
         # Copied, so that what the consumer keeps is neither a graph nor a view of a reused buffer.

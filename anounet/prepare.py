@@ -130,7 +130,7 @@ def make_center(f_net: FeatureNet, choice: DataChoice, count: int | None = 1000)
         images.batches(indices, choice.size),
         len(indices),
         seed=choice.seed,
-        facts={"data": choice.data, "normal": choice.normal, "size": choice.size},
+        facts={"data": choice.data, "normal": choice.normal, "size": choice.size, "limit": count},
     )
 
 
@@ -180,10 +180,13 @@ def identity_images(choice: DataChoice, count: int = 3000) -> Tensor:
     )
 
 
-def held_back_normals(choice: DataChoice, limit: int, count: int | None = 1000) -> Tensor:
-    """Normal images C was *not* computed from, for scales: (n, 3, size, size) in [0, 1]."""
-    images, indices = normal_images(choice, count)
-    _, held = split_held_back(len(indices), HELD_BACK, choice.seed)
+def held_back_normals(choice: DataChoice, limit: int, center: Center | None = None) -> Tensor:
+    """Normal images that `center` was *not* computed from, for scales: (n, 3, size, size) in [0, 1]."""
+    made = center.meta if center is not None else {}
+    images, indices = normal_images(choice, made.get("limit", 1000))
+    _, held = split_held_back(
+        len(indices), made.get("held_back_share", HELD_BACK), made.get("seed", choice.seed)
+    )
     chosen = choose([indices[i] for i in held], limit, choice.seed)
     return torch.cat(list(images.batches(chosen, choice.size)))
 
@@ -326,7 +329,7 @@ def make_scales(name: str, choice: DataChoice, article: int, device: torch.devic
     """Measures and saves the scale of each method's map on held-back normals."""
     bundle = load_bundle(name, device)
     counts = {"fast": 16, "anogan": 16, "article": article}
-    normals = held_back_normals(choice, 16)
+    normals = held_back_normals(choice, 16, bundle.center)
     for done, (method, count) in enumerate(counts.items()):
         yield Stage("scales", done, len(counts), {})
         save_part(name, scales=measure_scales(bundle, normals, {method: count}))

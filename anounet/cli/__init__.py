@@ -28,7 +28,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    given = parser().parse_args(arguments)
+    commands = parser()
+    given, given_rest = commands.parse_known_args(arguments)
+    if given_rest and not getattr(given, "takes_rest", False):
+        commands.error(f"unknown: {' '.join(given_rest)}")
+    given.rest = given_rest
     try:
         return given.run(given)
     except (

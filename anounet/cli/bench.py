@@ -1,20 +1,24 @@
-"""`bench speed|quality`: runs the scripts in `benchmarks/`, which print tables."""
+"""`bench`: runs the scripts in `benchmarks/`, which print tables and have flags of their own."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+SCRIPTS = {
+    "speed": "seconds, memory and pixel AUROC: fast, article and AnoGAN",
+    "settings": "how fast mode's settings were chosen, on the validation split",
+}
+
 
 def add_commands(commands: Any) -> None:
     bench = commands.add_parser("bench", help="measure, side by side, in one run; prints a table")
     kinds = bench.add_subparsers(title="benchmarks", metavar="NAME", required=True)
-    speed = kinds.add_parser("speed", help="seconds, memory and pixel AUROC: article, fast and AnoGAN")
-    speed.add_argument("rest", nargs=argparse.REMAINDER)
-    speed.set_defaults(run=lambda given: _script("speed").main(given.rest))
+    for name, text in SCRIPTS.items():
+        parser = kinds.add_parser(name, help=text, add_help=False)
+        parser.set_defaults(run=lambda given, name=name: _script(name).main(given.rest), takes_rest=True)
 
 
 def _script(name: str) -> ModuleType:

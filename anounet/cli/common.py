@@ -24,13 +24,15 @@ class Progress:
     def __init__(self, quiet: bool = False) -> None:
         self._tty = sys.stderr.isatty()
         self._quiet = quiet
-        self._stage, self._start, self._last = "", 0.0, 0.0
+        self._stage, self._last = "", 0.0
+        self._start = self._seen = time.monotonic()
 
     def update(self, stage: str, done: int, total: int, **metrics: float) -> None:
         now = time.monotonic()
         if stage != self._stage:
             self.close()
-            self._stage, self._start, self._last = stage, now, 0.0
+            self._stage, self._start = stage, self._seen  # it began when the stage before it ended
+        self._seen = now
         # A terminal is redrawn five times a second; a log gets a line every ten seconds.
         if self._quiet or (done < total and now - self._last < (0.2 if self._tty else 10.0)):
             return

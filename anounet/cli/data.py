@@ -11,7 +11,7 @@ import numpy as np
 
 from anounet.bundle import bundle_names, read_info
 from anounet.cli.common import report, table
-from anounet.datasets import SPLITS, available, open_set
+from anounet.datasets import SPLITS, TextureSet, available, open_set
 from anounet.images import check_size, png_bytes
 from anounet.storage import WeightsError, write_atomic
 
@@ -40,7 +40,10 @@ def run_samples(given: argparse.Namespace) -> int:
     check_size(given.size)
     if given.count < 1:
         raise ValueError(f"The number of samples must be 1 or more, not {given.count}.")
-    images = open_set(given.data, given.split)
+    if given.data == TextureSet.name:  # drawn on demand: as many as are asked for
+        images = TextureSet(given.split, given.count)
+    else:
+        images = open_set(given.data, given.split)
     normal = given.normal or ("streaks" if given.data == "textures" else None)
     if normal:
         images.check_classes([normal])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
@@ -33,6 +34,8 @@ from anounet.storage import write_atomic
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
 SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
 ANOGAN_BATCH = 16
+OVERVIEW_ROWS = 8
+_GAP = 4  # white pixels between panels
 
 
 def add_commands(commands: Any) -> None:
@@ -97,6 +100,7 @@ class _Run:
         self.out: Path = given.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.names = _distinct_names(self.files)
+        self.strips: list[np.ndarray] = []
         self.progress = Progress()
 
     def each(self) -> int:
@@ -117,6 +121,8 @@ class _Run:
                     print(f"left out: {row['error']}")
                 self.progress.update("images", done, len(self.files))
         self.progress.close()
+        if self.strips:
+            self._save("overview.png", png_bytes(_overview(self.strips, self.settings.mode)))
         seconds = time.perf_counter() - start
         summary = {
             "images": len(self.files),
@@ -158,9 +164,10 @@ class _Run:
         for (path, image, ours), rival in zip(batch, rivals, strict=True):
             name = self.names[path]
             self._save_map(f"{name}_anogan_map.npy", rival)
-            self._save(
-                f"{name}_compare.png", png_bytes(_strip(image.pixels, [ours, rival], self.given.colormap))
-            )
+            strip = _strip(image.pixels, [ours, rival], self.given.colormap)
+            self._save(f"{name}_compare.png", png_bytes(strip))
+            if len(self.strips) < OVERVIEW_ROWS:
+                self.strips.append(strip)
             more = {"anogan_score": _number(rival.score), "anogan_seconds": _number(rival.seconds)}
             yield {"file": str(path), "error": ""} | _row(ours) | more
 
@@ -198,9 +205,28 @@ def _strip(pixels: np.ndarray, results: list[Result], colormap: str) -> np.ndarr
             colorize(levels, colormap),
             overlay(pixels, levels, colormap=colormap),
         ]
-    gap = np.full((pixels.shape[0], 4, 3), 255, np.uint8)
+    gap = np.full((pixels.shape[0], _GAP, 3), 255, np.uint8)
     spaced = [part for panel in panels for part in (panel, gap)][:-1]
     return np.concatenate(spaced, axis=1)
+
+
+def _overview(strips: list[np.ndarray], mode: str) -> np.ndarray:
+    """The first strips under each other, with a line that names the columns."""
+    side, width = strips[0].shape[:2]
+    head = Image.new("RGB", (width, 30), "white")
+    draw, font = ImageDraw.Draw(head), ImageFont.load_default(size=11)
+    titles = [("", "image")]
+    titles += [
+        (who, what)
+        for who in (f"Ano-Unet, {mode}", "AnoGAN")
+        for what in ("as normal", "heat map", "overlay")
+    ]
+    for column, (who, what) in enumerate(titles):
+        left = column * (side + _GAP)
+        draw.text((left, 1), who if what == "as normal" else "", fill="black", font=font)
+        draw.text((left, 15), what, fill="black", font=font)
+    gap = np.full((_GAP, width, 3), 255, np.uint8)
+    return np.concatenate([np.asarray(head), *(part for strip in strips for part in (strip, gap))][:-1])
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class ImageSet(ABC):
         for name in names:
             if name not in self.classes:
                 raise DataError(
-                    f"The data set '{self.name}' has no class '{name}': choose from {', '.join(self.classes)}."
+                    f"'{self.name}' has no class '{name}': choose from {', '.join(self.classes)}."
                 )
 
     def where(

@@ -7,6 +7,7 @@ import numpy as np
 from anounet.datasets import textures
 from anounet.datasets.image_set import SPLITS, DataError, ImageSet, Item
 
+MAX_PER_CLASS = 100_000
 GOOD_PER_CLASS = {"train": 400, "validation": 60, "test": 60}
 
 
@@ -27,12 +28,12 @@ class TextureSet(ImageSet):
             raise DataError(f"Unknown split '{split}': choose one of {', '.join(SPLITS)}.")
         self.split, self.seed = split, seed
         self.per_class = GOOD_PER_CLASS[split] if per_class is None else per_class
-        if not 1 <= self.per_class <= 100_000:
-            raise DataError(f"A class of textures has 1 to 100000 images, not {self.per_class}.")
+        if not 1 <= self.per_class <= MAX_PER_CLASS:
+            raise DataError(f"A class of textures has 1 to {MAX_PER_CLASS} images, not {self.per_class}.")
         defective = [False] if split == "train" else [False, True]
-        # Defective images come after the good ones: index and background are shared, so none is drawn twice.
+        # A good and a defective image of one number share their background: here no number is used twice.
         self._recipes = [
-            (texture, bad, number + self.per_class * bad)
+            (texture, bad, number + MAX_PER_CLASS * bad)
             for texture in self.classes
             for bad in defective
             for number in range(self.per_class)
