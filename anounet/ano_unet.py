@@ -35,7 +35,7 @@ class Settings:
 
     mode: str = "fast"  # where G starts: "article" at random, "fast" at a net that redraws images unchanged
     beta: float = 50.0  # β, the weight of L_C, for means
-    steps: int = 30  # updates of G per image
+    steps: int = 20  # updates of G per image
     learning_rate: float = 3e-3  # of Adam (fast) or of SGD with momentum 0.9 (article)
     smoothing: float = 2.0  # σ of the Gaussian over the map, in pixels at a side of 96; the article has none
     seed: int = 0  # of G's random start in article mode, together with the image's content
@@ -133,4 +133,7 @@ def _one(
         optimizer,
         steps=settings.steps,
         snapshot_every=every,
+        # The small U-Net's operations on one image are too short to share between cores: one thread is as
+        # fast where the cores are free, and many times faster where they are not. Cores take whole images.
+        threads=1 if settings.mode == "fast" else None,
     )

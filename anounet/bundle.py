@@ -13,8 +13,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,8 +75,13 @@ class Bundle:
         """The settings this bundle carries for a mode (else the program's), with changes."""
         if mode not in ano_unet.MODES:
             raise ValueError(f"Unknown mode {mode!r}: choose one of {', '.join(ano_unet.MODES)}.")
-        chosen = asdict(ano_unet.DEFAULTS[mode]) | dict(self.info.get("settings", {}).get(mode, {}))
-        return ano_unet.Settings(**(chosen | {k: v for k, v in changes.items() if v is not None}))
+        try:
+            own = replace(ano_unet.DEFAULTS[mode], **self.info.get("settings", {}).get(mode, {}))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise WeightsError(
+                f"{self.folder / 'bundle.json'} has wrong settings for {mode} ({error}): correct them."
+            ) from error
+        return replace(own, **{name: value for name, value in changes.items() if value is not None})
 
     def scale(self, method: str) -> float:
         """The level shown as 1 for a method ("fast", "article", "anogan"); `fast`'s where it has none."""
@@ -215,6 +222,44 @@ def visualize(
     )
 
 
+def visualize_many(
+    images: Iterable[Tensor], bundle: Bundle, settings: ano_unet.Settings | None = None, *, gate: bool = False
+) -> Iterator[Result | ArithmeticError]:
+    """`visualize` for a stream of images, in order; in `fast` mode on a CPU every core takes an image.
+
+    Results are the same as one by one, and memory does not grow with the number of images: no more are taken
+    from the stream than are being worked on. An image whose loss diverged gives its error instead.
+    """
+    settings = settings or bundle.settings()
+    spread = bundle.device.type == "cpu" and settings.mode == "fast"
+    workers = (os.cpu_count() or 1) if spread else 1
+
+    def one(x: Tensor) -> Result | ArithmeticError:
+        try:
+            return drain(visualize(x, bundle, settings, gate=gate))
+        except ArithmeticError as error:
+            return error
+
+    if workers == 1:
+        yield from map(one, images)
+        return
+    threads = torch.get_num_threads()
+    # One thread for each operation (see ano_unet), set once per worker: no worker changes another's count.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[Result | ArithmeticError]] = deque()
+        try:
+            for x in images:
+                waiting.append(pool.submit(one, x))
+                if len(waiting) >= workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(threads)  # MKL's count is the process's, not the worker's
+
+
 def visualize_anogan(
     x: Tensor, bundle: Bundle, settings: SearchSettings | None = None, *, snapshot_every: int = 0
 ) -> Generator[Step, None, list[Result]]:
@@ -353,7 +398,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     for net in (f_net, identity, gan):
         if net is not None:
             net.to(device)
-    rest = {key: value for key, value in info.items() if key not in ("files", "size", "scales")}
+    rest = {key: value for key, value in info.items() if key not in ("files", "scales")}
     return Bundle(folder.name, folder, size, f_net, center, identity, gan, scales, rest)
 
 
@@ -379,7 +424,8 @@ def save_part(
 ) -> Path:
     """Adds parts to a bundle, or replaces them, and writes bundle.json last.
 
-    A new F takes away the C and the scales that were made from the old one.
+    A new F takes away the C and the scales that were made from the old one, and where it is for another
+    normal class, data set or size, AnoGAN too.
 
     Args:
         meta: provenance of the F or the U-Net that is saved (C and AnoGAN carry their own).
@@ -392,8 +438,12 @@ def save_part(
         now = read_info(name) if path.is_file() else {"format": 1, "files": {}, "scales": {}}
         files = now["files"]
         if f_net is not None:
-            for file in (PARTS["center"],):
+            outdated = [PARTS["center"]]
+            if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
+                outdated.append(PARTS["anogan"])
+            for file in outdated:
                 files.pop(file, None)
+                (folder / file).unlink(missing_ok=True)
             now["scales"] = {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             files[PARTS["f_net"]] = save_weights(folder / PARTS["f_net"], "f_net", f_net.state(), described)

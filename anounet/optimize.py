@@ -7,6 +7,7 @@ sees y alone. Ano-Unet and AnoGAN share this one loop; a page, the command line 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,7 @@ def descend(
     *,
     steps: int,
     snapshot_every: int = 0,
+    threads: int | None = None,
 ) -> Iterator[Step]:
     """Minimises objective(render())["L"], summed over the batch, and yields `steps + 1` Steps.
 
@@ -58,6 +60,7 @@ def descend(
         optimizer: parameters → optimiser.
         steps: updates, 0 or more.
         snapshot_every: every how many steps a Step carries its image (0: only the last one).
+        threads: CPU threads for each operation of a step; None leaves PyTorch's number.
 
     Raises:
         DivergedError: L is no longer a number.
@@ -66,15 +69,16 @@ def descend(
     update = optimizer(parameters)
     for index in range(steps + 1):
         last = index == steps
-        with torch.set_grad_enabled(not last):
-            y = render()
-            losses = objective(y)
-        if not last:
-            update.zero_grad(set_to_none=True)
-            # Not autograd.grad: its gradients may lie in memory another way than the parameters (the first
-            # convolution's do where x is channels_last), and fused optimisers on the CPU go by memory alone.
-            losses["L"].sum().backward(inputs=parameters)
-            update.step()
+        with _cpu_threads(threads):  # left before the yield: the consumer's own work keeps its threads
+            with torch.set_grad_enabled(not last):
+                y = render()
+                losses = objective(y)
+            if not last:
+                update.zero_grad(set_to_none=True)
+                # Not autograd.grad: its gradients may lie in memory otherwise than the parameters (the first
+                # convolution's do where x is channels_last); fused optimisers on the CPU go by memory alone.
+                losses["L"].sum().backward(inputs=parameters)
+                update.step()
         snapshot = last or (snapshot_every > 0 and index % snapshot_every == 0)
         # Copied, so that what the consumer keeps is neither a graph nor a view of a reused buffer.
         step = Step(
@@ -90,6 +94,19 @@ def descend(
                 "lower the learning rate or β and run it again."
             )
         yield step
+
+
+@contextmanager
+def _cpu_threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def side_by_side(streams: Sequence[Iterator[Step]]) -> Iterator[Step]:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 
@@ -13,9 +14,16 @@ from anounet import __version__
 from anounet.cli import bench, data, train, visualize
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line; its subcommands are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"anounet: {message} ('{self.prog} --help' lists what there is).\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; every command sets `run`, a function of the parsed arguments."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="python -m anounet",
         description="Ano-Unet: where an image is abnormal, and what it would look like if it were normal.",
     )
@@ -32,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, given_rest = commands.parse_known_args(arguments)
     if given_rest and not getattr(given, "takes_rest", False):
         commands.error(f"unknown: {' '.join(given_rest)}")
-    given.rest = given_rest
+    given.rest, given.words = given_rest, list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return given.run(given)
+        status = given.run(given)
+        sys.stdout.flush()  # so that a reader that went away shows here, not at the very end
+        return status
     except (
         ValueError,
         ArithmeticError,
@@ -44,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         print("anounet: the device's memory is full: use --device cpu, or a smaller batch.", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output went away; it is an OSError too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"anounet: {error.strerror or error} ({error.filename or 'file system'}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("anounet: stopped; what was finished is kept.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -151,10 +150,14 @@ def _f_net_settings(given: argparse.Namespace) -> FNetSettings:
     return settings_from(given, FNetSettings, metric_learning.ARTICLE if given.article else None)
 
 
-def _command() -> str:
-    """The command line as typed, with paths outside this folder cut to their names."""
-    words = ["python", "-m", "anounet", *sys.argv[1:]]
-    return shlex.join(Path(word).name if word.startswith(("/", "..")) else word for word in words)
+def _command(given: argparse.Namespace) -> str:
+    """The command line as typed; of files outside this folder only the names."""
+
+    def plain(word: str) -> str:
+        flag, equals, value = word.rpartition("=")
+        return flag + equals + (Path(value).name if value.startswith(("/", "..")) else value)
+
+    return shlex.join(["python", "-m", "anounet", *map(plain, given.words)])
 
 
 def _follow(given: argparse.Namespace, stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
@@ -185,7 +188,7 @@ def run_prepare(given: argparse.Namespace) -> int:
         start=given.start,
         article_scale=given.article_scale,
     )
-    figures = _follow(given, prepare.prepare(given.name, plan, _command(), device_of(given)))
+    figures = _follow(given, prepare.prepare(given.name, plan, _command(given), device_of(given)))
     return _report(given, given.name, figures)
 
 
@@ -197,7 +200,7 @@ def run_f_net(given: argparse.Namespace) -> int:
         data = prepare.f_net_data(choice)
         for step, facts in prepare.make_f_net(data, settings, given.start, device):
             if step.model is not None:
-                described = prepare.describe(choice, command=_command())
+                described = prepare.describe(choice, command=_command(given))
                 save_part(given.name, f_net=step.model, meta=facts, **described)
             yield Stage("f-Net", step.step, step.total, dict(step.metrics))
 

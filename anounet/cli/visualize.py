@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import COLORMAPS, colorize, overlay
-from anounet.bundle import Bundle, Result, drain, load_bundle, visualize, visualize_anogan
+from anounet.bundle import Bundle, Result, drain, load_bundle, visualize_anogan, visualize_many
 from anounet.cli.common import (
     Progress,
     add_bundle,
@@ -33,7 +33,7 @@ from anounet.storage import write_atomic
 
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
 SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
-ANOGAN_BATCH = 16
+BATCH = 16  # images decoded, and searched for by AnoGAN, at a time
 OVERVIEW_ROWS = 8
 _GAP = 4  # white pixels between panels
 
@@ -96,7 +96,7 @@ class _Run:
         if with_anogan:
             self.bundle.require_anogan()
             steps = SearchSettings.steps if given.search_steps is None else given.search_steps
-            self.search = SearchSettings(steps=steps, smoothing=self.settings.smoothing)
+            self.search = SearchSettings(steps=steps)
         self.out: Path = given.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.names = _distinct_names(self.files)
@@ -138,38 +138,49 @@ class _Run:
         return 1 if failed else 0
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        size = ANOGAN_BATCH if self.with_anogan else 1
-        for at in range(0, len(self.files), size):
-            batch: list[tuple[Path, Decoded, Result]] = []
-            for path in self.files[at : at + size]:
+        """A row for each file, in order; `BATCH` decoded images at most are held at a time."""
+        for at in range(0, len(self.files), BATCH):
+            images = [self._decoded(path) for path in self.files[at : at + BATCH]]
+            stream = (to_tensor(image.pixels)[0] for image in images if isinstance(image, Decoded))
+            results = visualize_many(stream, self.bundle, self.settings, gate=self.given.gate)
+            rows: list[dict[str, Any]] = []
+            redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]] = []
+            for path, image in zip(self.files[at : at + BATCH], images, strict=True):
+                result = next(results) if isinstance(image, Decoded) else image
                 row = {"file": str(path), "error": ""}
-                try:
-                    image = decode_file(path, self.bundle.size)
-                    x = to_tensor(image.pixels)[0]
-                    result = drain(visualize(x, self.bundle, self.settings, gate=self.given.gate))
+                if isinstance(result, Result):
+                    row |= _row(result)
                     self._write(path, image, result)
-                except (ImageError, ArithmeticError) as error:
-                    yield row | {"error": str(error)}
-                    continue
-                if self.with_anogan and result.y is not None:
-                    batch.append((path, image, result))
+                    if self.with_anogan and result.y is not None:
+                        redrawn.append((row, path, image, result))
                 else:
-                    yield row | _row(result)
-            if batch:
-                yield from self._anogan(batch)
+                    row["error"] = str(result)
+                if self.with_anogan:
+                    rows.append(row)
+                else:
+                    yield row
+            if redrawn:
+                self._anogan(redrawn)
+            yield from rows
 
-    def _anogan(self, batch: list[tuple[Path, Decoded, Result]]) -> Iterator[dict[str, Any]]:
-        x = torch.stack([result.x for _, _, result in batch])
+    def _decoded(self, path: Path) -> Decoded | ImageError:
+        try:
+            return decode_file(path, self.bundle.size)
+        except ImageError as error:
+            return error
+
+    def _anogan(self, redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]]) -> None:
+        """Searches for a batch at once, writes AnoGAN's files and completes the rows."""
+        x = torch.stack([result.x for *_, result in redrawn])
         rivals = drain(visualize_anogan(x, self.bundle, self.search))
-        for (path, image, ours), rival in zip(batch, rivals, strict=True):
+        for (row, path, image, ours), rival in zip(redrawn, rivals, strict=True):
             name = self.names[path]
             self._save_map(f"{name}_anogan_map.npy", rival)
             strip = _strip(image.pixels, [ours, rival], self.given.colormap)
             self._save(f"{name}_compare.png", png_bytes(strip))
             if len(self.strips) < OVERVIEW_ROWS:
                 self.strips.append(strip)
-            more = {"anogan_score": _number(rival.score), "anogan_seconds": _number(rival.seconds)}
-            yield {"file": str(path), "error": ""} | _row(ours) | more
+            row |= {"anogan_score": _number(rival.score), "anogan_seconds": _number(rival.seconds)}
 
     def _write(self, path: Path, image: Decoded, result: Result) -> None:
         if result.y is None:
@@ -251,8 +262,8 @@ def _distinct_names(files: list[Path]) -> dict[Path, str]:
     taken: set[str] = set()
     for file in files:
         name, number = file.stem, 2
-        while name in taken:
+        while {name, f"{name}_anogan"} & taken:  # "x_anogan.png" must not take the name of x.png's rival
             name, number = f"{file.stem}-{number}", number + 1
-        taken.add(name)
+        taken |= {name, f"{name}_anogan"}
         names[file] = name
     return names

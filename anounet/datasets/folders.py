@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from anounet.datasets.image_set import SPLITS, DataError, ImageSet, Item
-from anounet.images import ENDINGS, MAX_BYTES, decode, decode_file
+from anounet.images import ENDINGS, MAX_BYTES, ImageError, decode, decode_file
 
 _FOLDERS = {
     "train": "train",
@@ -73,8 +73,11 @@ class FolderSet(ImageSet):
         file = self._files[index]
         if self._archive is None:
             return decode_file(self.path / file, size).pixels
-        with self._lock, self._archive.open(file) as entry:
-            data = entry.read(MAX_BYTES + 1)  # a compressed bomb ends here; decode refuses what is larger
+        try:
+            with self._lock, self._archive.open(file) as entry:
+                data = entry.read(MAX_BYTES + 1)  # a compressed bomb ends here; decode refuses what is larger
+        except Exception as error:  # zipfile raises a dozen kinds on damaged or encrypted entries
+            raise ImageError(f"{file} cannot be read from '{self.path}' ({error}): pack it anew.") from error
         return decode(data, file, size).pixels
 
 

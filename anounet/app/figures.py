@@ -1,0 +1,121 @@
+"""Charts: losses while something is optimised, and how scores are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from anounet.app.texts import label, t
+
+NORMAL, ABNORMAL, THRESHOLD = "#0f9488", "#d9622b", "#8a94a0"
+LINES = ("#0f9488", "#d9622b", "#7c6fd0", "#8a94a0")
+CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+def _styled(figure: go.Figure, height: int, x: str, y: str) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis_title=x,
+        yaxis_title=y,
+        hovermode="x unified",
+        showlegend=True,
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def curves(
+    values: Mapping[str, Sequence[float]], steps: int, x: str, height: int = 220, log: bool = False
+) -> go.Figure:
+    """Lines over the steps, thinned values spread evenly from 0 to `steps`."""
+    figure = go.Figure()
+    for colour, (name, line) in zip(LINES, values.items(), strict=False):
+        at = np.linspace(0, max(steps, 1), len(line)) if len(line) > 1 else [0]
+        figure.add_scatter(
+            x=np.round(at, 1),
+            y=np.round(line, 6),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2},
+        )
+    _styled(figure, height, x, "")
+    if log:
+        figure.update_yaxes(type="log")
+    return figure
+
+
+def losses(values: Mapping[str, Sequence[float]], beta: float) -> go.Figure:
+    """L_R, β·L_C and L of one image, on one axis: they add up."""
+    shown: dict[str, Sequence[float]] = {}
+    for name, line in values.items():
+        if name == "L_C":
+            shown["β · L_C"] = [beta * v for v in line]
+        else:
+            shown[name] = line
+    steps = max((len(line) for line in values.values()), default=1) - 1
+    return curves(shown, steps, t("chart.step"))
+
+
+def score_histogram(
+    normal: Sequence[float], abnormal: Sequence[float], threshold: float, normal_label: str
+) -> go.Figure:
+    """Scores of normal images, and of abnormal ones where there are any, with the threshold drawn in."""
+    everything = np.asarray([*normal, *abnormal, threshold], float)
+    low, high = float(everything.min()), float(everything.max())
+    size = max((high - low) / 40, 1e-6)
+    bins = {"start": low - size, "end": high + size, "size": size}
+    figure = go.Figure()
+    figure.add_histogram(
+        x=np.round(normal, 6), xbins=bins, name=normal_label, marker_color=NORMAL, opacity=0.8
+    )
+    if len(abnormal):
+        figure.add_histogram(
+            x=np.round(abnormal, 6), xbins=bins, name=t("chart.abnormal"), marker_color=ABNORMAL, opacity=0.7
+        )
+    figure.update_layout(barmode="overlay", bargap=0.05)
+    _styled(figure, 320, t("chart.score"), t("chart.images"))
+    figure.update_layout(margin_t=56, legend_y=1.1)
+    figure.update_xaxes(range=[low - size, high + size])
+    figure.add_vline(
+        x=threshold,
+        line={"color": THRESHOLD, "width": 2, "dash": "dash"},
+        annotation_text=t("chart.threshold", value=f"{threshold:.4f}"),
+        annotation_position="top",
+    )
+    return figure
+
+
+def score_groups(
+    groups: Mapping[str, Sequence[float]], threshold: float, also: Sequence[float] = ()
+) -> go.Figure:
+    """A row of points a group: good images first, then each defect or class left out.
+
+    Args:
+        also: further scores that the axis has to hold, so that it is the histogram's.
+    """
+    figure = go.Figure()
+    for number, (name, scores) in enumerate(groups.items()):
+        spread = np.linspace(-0.28, 0.28, len(scores))[np.random.default_rng(0).permutation(len(scores))]
+        figure.add_scatter(
+            x=np.round(scores, 6),
+            y=np.round(number + spread, 3),
+            mode="markers",
+            name=label(name),
+            marker={"color": NORMAL if number == 0 else ABNORMAL, "size": 6, "opacity": 0.65},
+            hovertemplate="%{x:.4f}<extra></extra>",
+        )
+    _styled(figure, 110 + 30 * len(groups), t("chart.score"), "")
+    everything = [*(score for scores in groups.values() for score in scores), *also, threshold]
+    low, high = min(everything), max(everything)
+    figure.update_xaxes(range=[low - (high - low) / 40, high + (high - low) / 40])
+    figure.update_layout(showlegend=False, hovermode="closest")
+    figure.update_yaxes(
+        tickvals=list(range(len(groups))), ticktext=[label(name) for name in groups], autorange="reversed"
+    )
+    figure.add_vline(x=threshold, line={"color": THRESHOLD, "width": 2, "dash": "dash"})
+    return figure

@@ -1,0 +1,267 @@
+"""What a visitor hands in: uploads, samples, numbers. All of it is checked here, not only in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from anounet import ano_unet
+from anounet.app import models, panels
+from anounet.app.texts import label, plain, t
+from anounet.app.work import Picture
+from anounet.bundle import Bundle
+from anounet.datasets import DataError
+from anounet.images import ImageError, content_hash, decode
+
+MAX_PICTURES = 50
+PICTURE_BYTES = 32 * 2**20  # of results that the pictures of one request may fill
+ENDINGS = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
+DEFAULT_SAMPLE = "missing"
+BETA_TOP = 1000.0  # what the fields offer; the core allows more
+
+
+def clamp(value: Any, low: float, high: float, default: float) -> float:
+    """A number within its range, whatever came in; `default` for what is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return default
+    return default if number != number else min(max(number, low), high)
+
+
+def bound_number(
+    caption: str, key: str, low: float, high: float, default: float, step: float, help: str | None = None
+) -> float:
+    """A number field that lives in the link; a value outside its range is brought back, and said so."""
+    kind = int if isinstance(default, int) else float
+    asked = st.query_params.get(key)
+    now = clamp(st.session_state.get(key, default), low, high, default)
+    st.session_state[key] = kind(now)
+    value = st.number_input(
+        caption, kind(low), kind(high), step=kind(step), key=key, bind="query-params", help=help
+    )
+    wanted = clamp(asked, float("-inf"), float("inf"), float(value))
+    if asked is not None and wanted != clamp(asked, low, high, wanted):
+        st.caption(t("input.clamped", what=caption, low=f"{low:g}", high=f"{high:g}", value=f"{value:g}"))
+    return kind(clamp(value, low, high, default))
+
+
+def accept_plain(key: str, options: Sequence[str], shown: Callable[[str], str]) -> None:
+    """Lets a link name options plainly (`mode=article`); Streamlit writes shown names (`mode=Article`)."""
+    asked = st.query_params.get_all(key)
+    if key not in st.session_state and any(name in options and shown(name) != name for name in asked):
+        st.query_params[key] = [shown(name) if name in options else name for name in asked]
+        st.rerun()
+
+
+# --- settings of Ano-Unet ----------------------------------------------------------------------------
+
+
+def choose_settings(bundle: Bundle) -> ano_unet.Settings:
+    """Mode, β and steps, with the article's presets one click away."""
+    modes = list(ano_unet.MODES)
+    accept_plain("mode", modes, label)
+    st.session_state.setdefault("mode", modes[0])
+    mode = st.segmented_control(
+        t("settings.mode"),
+        modes,
+        required=True,
+        format_func=label,
+        key="mode",
+        bind="query-params",
+        help=t("settings.mode_help"),
+    )
+    mode = mode if mode in modes else modes[0]
+    defaults = bundle.settings(mode)
+    if st.session_state.get("_settings_of") != (mode, bundle.name):
+        if "_settings_of" in st.session_state and not st.session_state.pop("_preset", False):
+            _set_numbers(defaults.beta, defaults.steps)
+        st.session_state["_settings_of"] = (mode, bundle.name)
+    left, right = st.columns(2)
+    with left:
+        beta = bound_number(
+            t("settings.beta"), "beta", 0.0, BETA_TOP, float(defaults.beta), 5.0, t("settings.beta_help")
+        )
+    with right:
+        steps = bound_number(
+            t("settings.steps"), "steps", 1, 500, int(defaults.steps), 5, t("settings.steps_help")
+        )
+    st.caption(t("settings.presets"))
+    with st.container(horizontal=True, gap="small"):
+        for number, preset in enumerate(ano_unet.ARTICLE_PRESETS.values()):
+            st.button(
+                t("settings.preset", beta=f"{preset.beta:g}", steps=preset.steps),
+                key=f"preset_{number}",
+                help=t("settings.preset_help"),
+                on_click=_use_preset,
+                args=(preset, bundle.name),
+            )
+    return bundle.settings(mode, beta=beta, steps=steps)
+
+
+def _set_numbers(beta: float, steps: int) -> None:
+    st.session_state["beta"], st.session_state["steps"] = float(beta), int(steps)
+
+
+def _use_preset(preset: ano_unet.Settings, bundle: str) -> None:
+    st.session_state["mode"] = preset.mode
+    st.session_state["_settings_of"] = (preset.mode, bundle)
+    _set_numbers(preset.beta, preset.steps)
+
+
+def choose_view() -> panels.View:
+    """How maps are shown, in a row above the results."""
+    units = {"normal": t("view.unit_normal"), "grey": t("view.unit_grey")}
+    accept_plain("unit", list(units), units.__getitem__)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="view"):
+        sigma = st.slider(
+            t("view.sigma"),
+            0.0,
+            panels.MAX_SIGMA,
+            panels.SIGMA,
+            0.5,
+            key="sigma",
+            bind="query-params",
+            help=t("view.sigma_help"),
+            width=240,
+        )
+        unit = st.segmented_control(
+            t("view.unit"),
+            list(units),
+            default="normal",
+            required=True,
+            format_func=units.__getitem__,
+            key="unit",
+            bind="query-params",
+            help=t("view.unit_help"),
+        )
+    return panels.View(sigma=clamp(sigma, 0.0, panels.MAX_SIGMA, panels.SIGMA), grey=unit == "grey")
+
+
+# --- pictures ----------------------------------------------------------------------------------------
+
+
+def most_pictures(size: int) -> int:
+    """How many pictures one request may hold, so that their results fit into memory."""
+    return max(2, min(MAX_PICTURES, PICTURE_BYTES // (2 * 7 * 4 * size * size)))
+
+
+def choose_pictures(bundle: Bundle, restored: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:
+    """Samples or uploads; `restored` are the uploads of a job that the link names, shown after a refresh."""
+    sources = {"samples": t("images.samples"), "upload": t("images.upload")}
+    accept_plain("source", list(sources), sources.__getitem__)
+    source = st.segmented_control(
+        t("images.source"),
+        list(sources),
+        default="samples",
+        required=True,
+        format_func=sources.__getitem__,
+        key="source",
+        bind="query-params",
+    )
+    return uploaded(bundle.size, restored) if source == "upload" else picked_samples(bundle)
+
+
+def sample_pictures(bundle: Bundle, page: int, good: int = 2, bad: int = 8) -> dict[str, Picture]:
+    """Sample id (its defect or class, numbered where it repeats) → picture.
+
+    Raises:
+        DataError: the bundle's data set is not on this machine.
+    """
+    found: dict[str, Picture] = {}
+    for sample in models.samples(models.choice(bundle), page, good, bad):
+        base = sample.group or "good"
+        known, number = base, 2
+        while known in found:
+            known, number = f"{base}-{number}", number + 1
+        found[known] = Picture(sample.name, content_hash(sample.pixels), sample.pixels)
+    return found
+
+
+def picked_samples(bundle: Bundle) -> tuple[Picture, ...]:
+    """Samples of the bundle's test split; several can be chosen, and others drawn."""
+    page = int(clamp(st.session_state.get("_sample_page", 0), 0, 10_000, 0))
+    try:
+        found = sample_pictures(bundle, page)
+    except DataError as error:
+        st.info(t("images.no_samples", reason=plain(str(error))), icon=":material/folder_off:")
+        return ()
+    cells = [
+        panels.figure(picture.pixels, label(known), alt=t("alt.original", name=label(known)))
+        for known, picture in found.items()
+    ]
+    st.html(panels.grid(cells, "au-small"))
+    first = DEFAULT_SAMPLE if DEFAULT_SAMPLE in found else next(iter(found), None)
+    accept_plain("samples", list(found), label)
+    chosen = st.pills(
+        t("images.choose"),
+        list(found),
+        selection_mode="multi",
+        default=[first] if first else [],
+        format_func=label,
+        key="samples",
+        bind="query-params",
+        wrap=True,
+    )
+    st.button(t("images.others"), key="other_samples", icon=":material/shuffle:", on_click=_next_page)
+    return tuple(found[known] for known in found if known in chosen)
+
+
+def _next_page() -> None:
+    st.session_state["_sample_page"] = st.session_state.get("_sample_page", 0) + 1
+
+
+def uploaded(size: int, restored: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:
+    """Uploads, decoded and shrunk at once: only pixels and their hash are kept, the files are let go."""
+    state = st.session_state
+    if "_uploads" not in state:
+        state["_uploads"] = {p.key: p for p in restored if len(p.pixels) == size}
+    kept: dict[str, Picture] = state["_uploads"]
+    faults: list[str] = state.setdefault("_upload_faults", [])
+    if state.get("_upload_size", size) != size and kept:
+        kept.clear()
+        faults[:] = [t("images.other_size", size=size)]
+    state["_upload_size"] = size
+    number = state.setdefault("_upload_number", 0)
+    files = st.file_uploader(
+        t("images.drop"), ENDINGS, accept_multiple_files=True, key=f"upload_{number}", help=t("images.limits")
+    )
+    if files:
+        faults.clear()
+        for file in files:
+            _take(file.name, file.getvalue, kept, faults, size)
+        state["_upload_number"] = number + 1
+        st.rerun()
+    for fault in faults:
+        st.warning(plain(fault), icon=":material/broken_image:")
+    if kept:
+        cells = [panels.figure(p.pixels, "", alt=t("alt.original", name=p.name)) for p in kept.values()]
+        st.html(panels.grid(cells, "au-small"))
+        st.button(
+            t("images.remove", n=len(kept)), key="remove", icon=":material/delete:", on_click=_forget_uploads
+        )
+    return tuple(kept.values())
+
+
+def _take(
+    name: str, read: Callable[[], bytes], kept: dict[str, Picture], faults: list[str], size: int
+) -> None:
+    if len(kept) >= most_pictures(size):
+        faults.append(t("images.too_many", name=name, n=most_pictures(size)))
+        return
+    try:
+        image = decode(read(), name, size)
+    except ImageError as error:
+        faults.append(str(error))
+        return
+    known = content_hash(image.pixels)
+    if known in kept:
+        faults.append(t("images.twice", name=name, other=kept[known].name))
+        return
+    kept[known] = Picture(name, known, image.pixels, image.note)
+
+
+def _forget_uploads() -> None:
+    st.session_state["_uploads"], st.session_state["_upload_faults"] = {}, []

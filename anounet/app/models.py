@@ -1,0 +1,214 @@
+"""What all sessions of the server share: bundles, data sets, the job queue, results. All of it bounded."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+import torch
+
+from anounet.app.jobs import JobManager
+from anounet.app.results import ResultCache
+from anounet.bundle import PARTS, SHIPPED, Bundle, bundle_folder, default_device, load_bundle, read_info
+from anounet.datasets import ImageSet, available, choose, open_set
+from anounet.prepare import DataChoice, Scores, choice_of, score_split
+from anounet.storage import WeightsError, load_weights
+
+SCORED = 60  # test images scored a group, for the histogram on the page C
+
+
+@st.cache_resource(show_spinner=False)
+def set_up() -> None:
+    """Once a server: as many threads as there are cores to use, not as the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(cores)
+
+
+def give_back_memory() -> None:
+    """Hands freed memory back to the system: a training leaves hundreds of megabytes that malloc keeps."""
+    gc.collect()
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libc.so.6")  # glibc, so Linux only
+    except OSError:
+        return None
+
+
+@st.cache_resource(show_spinner=False)
+def jobs() -> JobManager:
+    return JobManager(after=give_back_memory)
+
+
+@st.cache_resource(show_spinner=False)
+def results() -> ResultCache:
+    return ResultCache()
+
+
+def version_of(name: str) -> str:
+    """Names a bundle's very weights and settings: bundle.json holds the SHA-256 of every file.
+
+    Raises:
+        WeightsError: there is no such bundle, or its bundle.json cannot be read.
+    """
+    path = bundle_folder(name) / "bundle.json"
+    read_info(name)  # says what is wrong, where something is
+    return hashlib.sha256(f"{path}\n".encode() + path.read_bytes()).hexdigest()
+
+
+def bundle(name: str) -> tuple[Bundle, str]:
+    """An opened bundle and its version; a bundle that was saved again is opened again.
+
+    Raises:
+        WeightsError: it is missing, damaged or foreign.
+    """
+    version = version_of(name)
+    return _bundle(name, version), version
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _bundle(name: str, version: str) -> Bundle:
+    try:
+        return load_bundle(name, default_device())
+    finally:
+        give_back_memory()
+
+
+def choice(opened: Bundle) -> DataChoice:
+    """The choice of data that a bundle was made with, at its size.
+
+    Raises:
+        DataError: the bundle does not say.
+    """
+    return choice_of(dict(opened.info) | {"size": opened.size})
+
+
+def device_name() -> str:
+    device = default_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def f_net_facts(name: str, version: str) -> dict[str, Any]:
+    """What a bundle's f-Net says of itself: data, settings, starting weights, when."""
+    path = bundle_folder(name) / PARTS["f_net"]
+    try:
+        return load_weights(path, "f_net")[1]
+    except WeightsError:
+        return {}
+
+
+def shipped_width() -> float | None:
+    """The width of the shipped f-Net, which a training can start from; None where it is not there."""
+    try:
+        facts = f_net_facts(SHIPPED, version_of(SHIPPED))
+        return float(facts["backbone"]["width"])
+    except (WeightsError, KeyError, TypeError, ValueError):
+        return None
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def scores_of(name: str, version: str) -> Scores:
+    """Scores of a bundle's test images, for its histogram.
+
+    Raises:
+        DataError: its data set is not on this machine.
+    """
+    opened, _ = bundle(name)
+    return score_split(opened.f_net, opened.require_center(), choice(opened), limit=SCORED)
+
+
+# --- data sets ---------------------------------------------------------------------------------------
+
+
+@st.cache_data(ttl=300, max_entries=1, show_spinner=False)
+def data_names() -> list[str]:
+    try:
+        return list(available())
+    finally:
+        give_back_memory()
+
+
+@st.cache_resource(max_entries=2, ttl=1800, show_spinner=False)
+def image_set(name: str, split: str) -> ImageSet:
+    return open_set(name, split)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def class_counts(name: str) -> dict[str, int]:
+    """Class → how many good images there are to train on."""
+    images = image_set(name, "train")
+    counts = dict.fromkeys(images.classes, 0)
+    for item in images.items:
+        if not item.defect:
+            counts[item.class_name] += 1
+    return counts
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def thumbnails(name: str, class_name: str, size: int = 64, count: int = 1) -> list[np.ndarray]:
+    images = image_set(name, "train")
+    return [images.pixels(i, size) for i in choose(images.where(class_name, defective=False), count)]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test image to look at: "" as its group says that it is a good one."""
+
+    name: str
+    group: str  # defect, or the class that it really belongs to
+    pixels: np.ndarray  # (size, size, 3) uint8
+
+
+@st.cache_data(max_entries=12, show_spinner=False)
+def samples(chosen: DataChoice, page: int = 0, good: int = 2, bad: int = 8) -> list[Sample]:
+    """Test images of a bundle's normal class: abnormal ones of several kinds first, then good ones.
+
+    Args:
+        page: another page shows other images.
+
+    Raises:
+        DataError: the data set is not on this machine.
+    """
+    images = image_set(chosen.data, "test")
+    images.check_classes([chosen.normal])
+    groups: dict[str, list[int]] = {}
+    for index in images.where(chosen.normal, defective=True):
+        groups.setdefault(images.items[index].defect, []).append(index)
+    if not groups:  # no defects here: classes left out as anomalous, else any other class
+        others = chosen.exclude or tuple(c for c in images.classes if c != chosen.normal)
+        groups = {c: images.where(c, defective=False) for c in others if c in images.classes}
+    rounds = -(-bad // max(1, len(groups)))
+    picked = [
+        (group, indices[(page * rounds + turn) % len(indices)])
+        for turn in range(rounds)
+        for group, indices in sorted(groups.items())
+        if turn < len(indices)
+    ][:bad]
+    fine = images.where(chosen.normal, defective=False)
+    picked += [("", fine[(page * good + turn) % len(fine)]) for turn in range(min(good, len(fine)))]
+    return [
+        Sample(images.items[index].name, group, images.pixels(index, chosen.size)) for group, index in picked
+    ]
+
+
+def free_name(normal: str, data: str, taken: list[str]) -> str:
+    """A bundle name that suits the choice and is not taken."""
+    kept = [c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in f"{data}-{normal}".lower()]
+    base = "".join(kept).strip("-._")[:56] or "bundle"
+    name, number = base, 2
+    while name in taken or name == SHIPPED:
+        name, number = f"{base}-{number}", number + 1
+    return name

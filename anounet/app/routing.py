@@ -1,0 +1,77 @@
+"""The pages, their addresses, and the cure for deep links on a server that has just started.
+
+Until some session has called `st.navigation`, Streamlit runs a file of `pages/` by itself when its address is
+opened. Each page therefore begins with `enter`, which goes through the entrypoint once and comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+
+from anounet.app.texts import t
+
+_ENTERED, _TARGET = "_routing_entered", "_routing_target"
+ENTRYPOINT = "streamlit_app.py"
+
+
+@dataclass(frozen=True)
+class PageEntry:
+    """A page: its file, its address, its icon; its title is the text `page.<key>`."""
+
+    file: str
+    url: str
+    icon: str
+
+
+PAGES = {
+    "home": PageEntry("pages/0_home.py", "home", ":material/home:"),
+    "f_net": PageEntry("pages/1_f_net.py", "f_net", ":material/neurology:"),
+    "center": PageEntry("pages/2_center.py", "center", ":material/adjust:"),
+    "visualise": PageEntry("pages/3_visualise.py", "visualise", ":material/image_search:"),
+}
+TITLES = {
+    "home": lambda: t("page.home"),
+    "f_net": lambda: t("page.f_net"),
+    "center": lambda: t("page.center"),
+    "visualise": lambda: t("page.visualise"),
+}
+
+
+def navigate() -> None:
+    """The entrypoint's last call: registers the pages and runs the one that was asked for."""
+    pages: dict[str, StreamlitPage] = {
+        key: st.Page(
+            entry.file,
+            title=TITLES[key](),
+            icon=entry.icon,
+            url_path=None if key == "home" else entry.url,
+            default=key == "home",
+        )
+        for key, entry in PAGES.items()
+    }
+    st.session_state[_ENTERED] = True
+    current = st.navigation(list(pages.values()), position="top")
+    target = st.session_state.pop(_TARGET, None)
+    if target is not None and pages[target].url_path != current.url_path:
+        st.switch_page(pages[target], query_params=_parameters())
+    current.run()
+
+
+def _parameters() -> dict[str, list[str]]:
+    """All of the link's parameters; `to_dict` would keep the last of those that repeat."""
+    return {key: st.query_params.get_all(key) for key in st.query_params}
+
+
+def enter(key: str) -> None:
+    """Each page's first call: where the entrypoint has not run in this session, goes through it."""
+    if not st.session_state.get(_ENTERED):
+        st.session_state[_TARGET] = key
+        st.switch_page(ENTRYPOINT, query_params=_parameters())
+
+
+def link(key: str, label: str, **parameters: str) -> None:
+    """A link to a page, with what it should open."""
+    st.page_link(PAGES[key].file, label=label, icon=PAGES[key].icon, query_params=parameters or None)

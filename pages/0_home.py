@@ -1,0 +1,79 @@
+"""Home: a result computed live, what this is, and where to go next."""
+
+import streamlit as st
+
+from anounet.app import components, inputs, models, panels, routing, work
+from anounet.app.texts import label, plain, t
+from anounet.bundle import Bundle, bundle_names
+from anounet.datasets import DataError
+
+routing.enter("home")
+components.header(t("app.name"), t("home.lead"))
+
+
+def live_result() -> None:
+    names = bundle_names()
+    if not names:
+        st.warning(t("bundle.none"), icon=":material/inventory_2:")
+        return
+    opened = next(filter(usable, map(components.open_bundle, names)), None)
+    if opened is None:
+        return
+    bundle, version = opened
+    try:
+        found = inputs.sample_pictures(bundle, st.session_state.get("_home_page", 0), good=1)
+    except DataError as error:
+        st.info(t("images.no_samples", reason=plain(str(error))))
+        return
+    first = inputs.DEFAULT_SAMPLE if inputs.DEFAULT_SAMPLE in found else next(iter(found))
+    inputs.accept_plain("defect", list(found), label)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        known = st.pills(
+            t("home.pick", normal=label(str(bundle.info.get("normal", "")))),
+            list(found),
+            default=first,
+            required=True,
+            format_func=label,
+            key="defect",
+            bind="query-params",
+            wrap=True,
+        )
+        st.button(t("home.another"), key="another", icon=":material/shuffle:", on_click=next_piece)
+    picture = found.get(known or first, found[first])
+    request = work.Request(bundle.name, version, (picture,), bundle.settings("fast"), False, None)
+    try:
+        with st.spinner(t("home.computing")):
+            result = work.redraw(models.results(), bundle, request, picture)
+    except (ValueError, ArithmeticError) as error:
+        st.error(components.sentence(error), icon=":material/error:")
+        return
+    view = panels.View()
+    cells = panels.ano_unet_cells(label(known or first), result, view, bundle)
+    st.html(panels.grid(cells))
+    with st.container(horizontal=True, vertical_alignment="center", key="home_verdict"):
+        components.verdict_badge(result)
+        st.markdown(components.score_line(result, None) + " · " + models.device_name(), width="content")
+    st.caption(t("home.scale"))
+
+
+def usable(opened: tuple[Bundle, str] | None) -> bool:
+    return opened is not None and opened[0].center is not None and opened[0].identity is not None
+
+
+def next_piece() -> None:
+    st.session_state["_home_page"] = st.session_state.get("_home_page", 0) + 1
+
+
+live_result()
+st.subheader(t("home.what_title"), anchor=False)
+st.markdown(t("home.what"))
+st.subheader(t("home.next_title"), anchor=False)
+steps = (
+    ("visualise", t("home.go_visualise"), t("home.about_visualise")),
+    ("f_net", t("home.go_f_net"), t("home.about_f_net")),
+    ("center", t("home.go_center"), t("home.about_center")),
+)
+for column, (page, title, about) in zip(st.columns(3), steps, strict=True):
+    with column.container(border=True, height="stretch"):
+        routing.link(page, title)
+        st.caption(about)

@@ -1,0 +1,10 @@
+"""Entrypoint of the app: `streamlit run streamlit_app.py`."""
+
+import streamlit as st
+
+from anounet.app import models, panels, routing
+from anounet.app.texts import t
+
+st.set_page_config(page_title=t("app.name"), page_icon=panels.icon(), layout="wide")
+models.set_up()
+routing.navigate()

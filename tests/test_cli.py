@@ -1,0 +1,484 @@
+"""The command line, through `main`: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from anounet import ano_unet, prepare
+from anounet.anogan import SearchSettings
+from anounet.bundle import drain, load_bundle, read_info, save_part, visualize
+from anounet.cli import main
+from anounet.images import decode_file, png_bytes, to_tensor
+from anounet.storage import load_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = ["file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error"]
+WITHOUT_PATHS = ["visualize", "--bundle", "tiny", "--device", "cpu"]
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """A folder of three images, none of the bundle's size."""
+    folder = tmp_path / "samples"
+    (folder / "more").mkdir(parents=True)
+    for name, image in zip(("a.png", "b.png", "more/c.jpg"), tiny.defective(3), strict=True):
+        side = torch.nn.functional.interpolate(image[None], 40)[0]
+        Image.fromarray((side.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
+    """Runs a command on the CPU: (exit status, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def one_line(text: str) -> str:
+    """The one line on standard error that bad input ends with."""
+    (line,) = text.strip().splitlines()
+    assert line.startswith("anounet: ")
+    return line
+
+
+# --- visualize ---------------------------------------------------------------------------------------
+
+
+def test_visualize_writes_maps_images_and_scores(run, samples: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, shown, _ = run("visualize", samples, "--bundle", "tiny", "--out", out, "--device", "cpu")
+    assert status == 0
+    assert "| images |" in shown and "| 3 " in shown
+    names = {f"{stem}_{what}" for stem in "abc" for what in ("map.npy", "overlay.png", "normalised.png")}
+    assert {path.name for path in out.iterdir()} == names | {"scores.csv"}
+    bundle = load_bundle("tiny", "cpu")
+    with (out / "scores.csv").open(newline="", encoding="utf-8") as file:
+        assert next(csv.reader(file)) == COLUMNS
+    for row, path in zip(rows(out), ("a.png", "b.png", "more/c.jpg"), strict=True):
+        assert Path(row["file"]) == samples / path
+        stem = Path(path).stem
+        result = drain(visualize(to_tensor(decode_file(samples / path, 32).pixels)[0], bundle))
+        map_ = np.load(out / f"{stem}_map.npy")
+        assert map_.dtype == np.float32 and map_.shape == (32, 32)
+        assert np.array_equal(map_, result.anomaly_map.numpy())
+        assert float(row["score"]) == pytest.approx(result.score, rel=1e-5)
+        assert float(row["threshold"]) == pytest.approx(result.threshold, rel=1e-5)
+        assert row["verdict"] == result.verdict
+        assert float(row["L_R"]) == pytest.approx(result.losses["L_R"][-1], rel=1e-4)
+        assert float(row["L_C"]) == pytest.approx(result.losses["L_C"][-1], rel=1e-4)
+        assert float(row["seconds"]) > 0 and row["error"] == ""
+        redrawn = np.asarray(Image.open(out / f"{stem}_normalised.png"))
+        assert redrawn.shape == (32, 32, 3)
+        assert np.abs(redrawn / 255 - result.y.permute(1, 2, 0).numpy()).max() < 0.51 / 255
+        assert Image.open(out / f"{stem}_overlay.png").size == (32, 32)
+
+
+def test_a_batch_goes_on_past_a_bad_file(run, samples: Path, tmp_path: Path) -> None:
+    (samples / "aa.png").write_bytes(b"no image")
+    (samples / "empty.png").write_bytes(b"")
+    out = tmp_path / "out"
+    status, shown, _ = run("visualize", samples, "--bundle", "tiny", "--out", out, "--device", "cpu")
+    assert status == 1
+    found = {Path(row["file"]).name: row for row in rows(out)}
+    assert list(found) == ["a.png", "aa.png", "b.png", "empty.png", "c.jpg"]
+    assert "aa.png is not a readable" in found["aa.png"]["error"] and found["aa.png"]["score"] == ""
+    assert "empty.png is empty" in found["empty.png"]["error"]
+    assert found["c.jpg"]["error"] == "" and (out / "c_map.npy").is_file()
+    assert "aa.png" in shown and "empty.png" in shown
+    assert not (out / "aa_map.npy").exists()
+
+
+def test_json_is_the_whole_of_standard_output(run, samples: Path, tmp_path: Path) -> None:
+    (samples / "d.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    status, shown, _ = run(
+        "visualize", samples, "--bundle", "tiny", "--out", out, "--device", "cpu", "--json"
+    )
+    report = json.loads(shown)
+    assert status == 1
+    assert (report["images"], report["failed"], report["bundle"], report["mode"]) == (4, 1, "tiny", "fast")
+    assert [Path(row["file"]).name for row in report["scores"]] == ["a.png", "b.png", "d.png", "c.jpg"]
+    assert report["scores"][0]["score"] == float(rows(out)[0]["score"])
+
+
+def test_files_of_the_same_stem_do_not_overwrite_each_other(run, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("x/a.png", "x/a.bmp", "y/a.png", "y/a-2.png")]
+    for path, image in zip(paths, tiny.defective(4), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray((image.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(path)
+    out = tmp_path / "out"
+    status, _, _ = run("visualize", tmp_path / "x", tmp_path / "y", "--bundle", "tiny", "--out", out)
+    assert status == 0
+    maps = [np.load(path).tobytes() for path in sorted(out.glob("*_map.npy"))]
+    assert len(maps) == len(set(maps)) == 4
+    assert sorted(Path(row["file"]) for row in rows(out)) == sorted(paths)
+
+
+def test_settings_are_taken_from_the_flags(run, samples: Path, tmp_path: Path) -> None:
+    def residual(*flags: object) -> float:
+        out = tmp_path / "out"
+        words = [*WITHOUT_PATHS, samples / "a.png", "--out", out, *flags]
+        assert run(*words)[0] == 0
+        return float(rows(out)[0]["L_R"])
+
+    default = residual()
+    assert residual("--steps", 0) < 1e-5 < default
+    assert residual("--beta", 40, "--steps", 9) > default
+    assert residual("--beta", 4.0, "--steps", 3) == default  # the bundle's own
+
+
+def test_the_gate_maps_only_what_is_anomalous(run, samples: Path, tmp_path: Path) -> None:
+    center = load_bundle("tiny", "cpu").center
+    for threshold, verdict, files in ((100.0, "normal", 0), (0.0, "anomalous", 9)):
+        save_part("tiny", center=replace(center, threshold=threshold))
+        out = tmp_path / verdict
+        assert run(*WITHOUT_PATHS, samples, "--out", out, "--gate")[0] == 0
+        assert [row["verdict"] for row in rows(out)] == [verdict] * 3
+        assert [row["L_R"] == "" for row in rows(out)] == [verdict == "normal"] * 3
+        assert len(list(out.iterdir())) == files + 1
+
+
+def test_article_mode(run, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(ano_unet.UNet):
+        @staticmethod
+        def fresh(width, depth, norm, generator):
+            return ano_unet.UNet.__mro__[1].fresh(8, 3, norm, generator)
+
+    monkeypatch.setattr(ano_unet, "UNet", Small)
+    out = tmp_path / "out"
+    words = [*WITHOUT_PATHS, samples / "a.png", "--mode", "article", "--steps", 2]
+    assert run(*words, "--out", out, "--seed", 0)[0] == 0
+    assert run(*words, "--out", tmp_path / "other", "--seed", 1)[0] == 0
+    assert rows(out)[0]["L_R"] != rows(tmp_path / "other")[0]["L_R"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--bundle", "absent"], "There is no bundle 'absent'"),
+        (["--bundle", "../x"], "is no bundle"),
+        (["--beta", "nan"], "β must lie between"),
+        (["--beta", "-1"], "β must lie between"),
+        (["--steps", "1000000"], "Steps must be a whole number"),
+        (["--learning-rate", "0"], "The learning rate must lie"),
+        (["--device", "abacus"], "There is no device 'abacus' here: use --device cpu"),
+    ],
+)
+def test_bad_input_ends_with_one_line(
+    run, samples: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    status, shown, error = run("visualize", samples, "--bundle", "tiny", "--out", tmp_path / "out", *words)
+    assert status == 2
+    assert sentence in one_line(error)
+    assert shown == ""
+    assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_bad_paths_end_with_one_line(run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    image = tmp_path / "a.png"
+    image.write_bytes(png_bytes(np.zeros((40, 40, 3), np.uint8)))
+    for path, out, sentence in (
+        (tmp_path / "absent.png", tmp_path / "out", "absent.png does not exist"),
+        (tmp_path / "empty", tmp_path / "out", "holds no images"),
+        (image, tmp_path / "file", "file"),
+        (image, tmp_path / "file" / "below", "file"),
+    ):
+        status, _, error = run(*WITHOUT_PATHS, path, "--out", out)
+        assert status == 2
+        assert sentence in one_line(error)
+
+
+def test_a_damaged_part_ends_with_one_line(run, samples: Path, tmp_path: Path, weights: Path) -> None:
+    (weights / "tiny" / "center.pt").write_bytes(b"damaged")
+    status, _, error = run(*WITHOUT_PATHS, samples, "--out", tmp_path / "out")
+    assert status == 2
+    assert "center.pt is damaged or foreign" in one_line(error)
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["visualize"], ["visualize", "x", "--out", "y", "--frob"]])
+def test_what_is_no_command_is_refused(run, words: list[str]) -> None:
+    status, _, error = run(*words)
+    assert status == 2
+    assert error.startswith("anounet: ") and error.count("\n") == 1
+
+
+# --- compare -----------------------------------------------------------------------------------------
+
+
+def test_compare_writes_anogan_s_map_beside(run, samples: Path, tmp_path: Path) -> None:
+    (samples / "bad.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    words = ["compare", samples, "--bundle", "tiny", "--out", out, "--device", "cpu", "--search-steps", 2]
+    assert run(*words)[0] == 1
+    found = {Path(row["file"]).name: row for row in rows(out)}
+    assert list(rows(out)[0]) == [*COLUMNS, "anogan_score", "anogan_seconds"]
+    assert found["bad.png"]["error"] and not found["bad.png"]["anogan_score"]
+    for stem, file in (("a", "a.png"), ("b", "b.png"), ("c", "c.jpg")):
+        ours, theirs = (np.load(out / f"{stem}_{what}map.npy") for what in ("", "anogan_"))
+        assert theirs.dtype == np.float32 and theirs.shape == (32, 32)
+        assert not np.array_equal(ours, theirs)
+        assert float(found[file]["anogan_score"]) > 0
+        strip = Image.open(out / f"{stem}_compare.png")
+        assert strip.height == 32 and strip.width > 7 * 32
+
+
+def test_compare_needs_an_anogan(run, samples: Path, tmp_path: Path) -> None:
+    net = tiny.f_net()
+    save_part("young", f_net=net, size=32)
+    save_part("young", center=tiny.center(net), identity=tiny.identity())
+    status, _, error = run("compare", samples, "--bundle", "young", "--out", tmp_path / "out")
+    assert status == 2
+    assert "has no AnoGAN yet" in one_line(error)
+
+
+# --- making bundles ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Starting weights, and settings under which the scales are measured in a moment."""
+    path = tmp_path / "start.pth"
+    torch.save(tiny.backbone().features.state_dict(), path)
+    monkeypatch.setitem(ano_unet.DEFAULTS, "fast", ano_unet.Settings(steps=1))
+    monkeypatch.setattr(prepare, "SearchSettings", lambda: SearchSettings(steps=1))
+    return path
+
+
+DATA = ["--data", "textures", "--normal", "streaks", "--size", "32", "--limit", "40", "--device", "cpu"]
+F_NET = ["--width", "0.5", "--epochs", "1", "--batch", "20"]
+
+
+def test_prepare_makes_a_bundle_that_can_be_used(
+    run, start: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["prepare", "--name", "made", *DATA, *F_NET, "--exclude", "wood", "--start", str(start)]
+    words += ["--anogan-steps", "2", "--article-scale", "0", "--json"]
+    monkeypatch.setattr(sys, "argv", ["anounet", *words])
+    status, shown, progress = run(*words)
+    assert status == 0, progress
+    report = json.loads(shown)
+    assert report["bundle"] == "made"
+    assert report["files"] == ["anogan.pt", "center.pt", "f_net.pt", "unet_identity.pt"]
+    assert report["figures"].keys() == {"f-Net", "C", "identity U-Net", "AnoGAN", "scales"}
+    assert all(stage in progress for stage in report["figures"])
+
+    info = read_info("made")
+    command = shlex.split(info["command"])
+    assert command[:5] == ["python", "-m", "anounet", "prepare", "--name"]
+    assert command[command.index("--start") + 1] == "start.pth"  # not where it lay
+    assert (info["size"], info["data"], info["normal"], info["exclude"]) == (
+        32,
+        "textures",
+        "streaks",
+        ["wood"],
+    )
+    made = load_bundle("made", "cpu")
+    assert made.center.count == 320 and len(made.center.held_back) == 80
+    assert made.scales.keys() == {"fast", "anogan"} and all(v > 0 for v in made.scales.values())
+    _, facts = load_weights(made.folder / "f_net.pt", "f_net")
+    assert facts["starting_weights"] == "local file start.pth" and facts["images"] == 40
+    assert facts["fingerprint"] == made.f_net.fingerprint == made.center.f_net
+    assert run("visualize", samples, "--bundle", "made", "--out", tmp_path / "out", "--steps", 1)[0] == 0
+
+
+def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
+    assert run("train-fnet", "--name", "young", *DATA, *F_NET, "--start", start)[0] == 0
+    young = load_bundle("young", "cpu")
+    assert (young.center, young.identity, young.anogan) == (None, None, None)
+    status, shown, _ = run("train-unet", "--bundle", "young", "--device", "cpu", "--json")
+    assert status == 0
+    assert json.loads(shown)["figures"]["identity U-Net"]["L_R"] < 2 / 255
+    assert run("train-anogan", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
+    assert run("center", "--bundle", "young", "--device", "cpu")[0] == 0
+    young = load_bundle("young", "cpu")
+    assert young.center.f_net == young.f_net.fingerprint
+    assert young.identity is not None and young.anogan.size == 32
+    assert young.scales.keys() == {"fast", "anogan"}
+    assert young.info["normal"] == "streaks"
+
+    assert run("center", "--bundle", "young", "--data", "textures", "--normal", "wood", "--size", 32)[0] == 0
+    other = load_bundle("young", "cpu")
+    assert other.info["normal"] == "wood"
+    assert not torch.equal(other.center.vector, young.center.vector)
+    assert run("train-fnet", "--name", "young", *DATA, *F_NET, "--seed", 1, "--start", start)[0] == 0
+    assert load_bundle("young", "cpu").center is None  # it was the old F's
+
+
+def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
+    status, shown, _ = run(
+        "train-unet", "--bundle", "tiny", "--start", "trained", "--steps", 2, "--batch", 4, "--json"
+    )
+    assert status == 0
+    assert math.isfinite(json.loads(shown)["figures"]["identity U-Net"]["L_R"])
+    assert not load_bundle("tiny", "cpu").identity.image_skip
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["prepare", "--name", "A b", *DATA], "can't be a bundle's name"),
+        (["prepare", "--name", "../x", *DATA], "is no bundle"),
+        (["train-fnet", "--name", "n", *DATA, "--width", "0.7"], "MobileNetV2's width is one of"),
+        (["train-fnet", "--name", "n", *DATA, "--epochs", "0"], "The epochs must lie between"),
+        (["train-fnet", "--name", "n", *DATA, "--limit", "3"], "F needs 10 images or more"),
+        (["train-fnet", "--name", "n", *DATA, "--size", "50"], "multiple of 16"),
+        (["train-fnet", "--name", "n", *DATA, "--exclude", "streaks"], "is the normal class"),
+        (["train-fnet", "--name", "n", *DATA, "--exclude", "silk"], "has no class 'silk'"),
+        (["train-fnet", "--name", "n", "--data", "absent", "--normal", "x"], "There is no data set 'absent'"),
+        (["train-fnet", "--name", "n", *DATA, "--start", "absent.pth"], "absent.pth is missing"),
+        (["center", "--bundle", "absent"], "There is no bundle 'absent'"),
+        (["center", "--bundle", "tiny", "--data", "textures"], "Name the normal class too"),
+        (["train-anogan", "--bundle", "tiny", "--steps", "0"], "AnoGAN's number of steps must lie"),
+        (["train-unet", "--bundle", "tiny", "--batch", "1"], "The U-Net's batch must lie"),
+    ],
+)
+def test_bad_input_for_training_ends_with_one_line(
+    run, weights: Path, words: list[str], sentence: str
+) -> None:
+    status, _, error = run(*words)
+    assert status == 2
+    assert sentence in one_line(error)
+    assert [path.name for path in weights.iterdir()] == ["tiny"]
+
+
+# --- what there is -----------------------------------------------------------------------------------
+
+
+def test_samples_are_images_and_their_masks(run, tmp_path: Path) -> None:
+    out = tmp_path / "samples"
+    status, shown, _ = run("samples", "--count", 6, "--size", 32, "--out", out, "--json")
+    assert status == 0
+    assert len(json.loads(shown)["samples"]) == 6
+    with (out / "samples.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["file", "class", "defect", "mask"]
+    assert {row["class"] for row in table} == {"streaks"}
+    assert sum(bool(row["defect"]) for row in table) == 3
+    for row in table:
+        assert Image.open(out / row["file"]).size == (32, 32)
+        mask = np.asarray(Image.open(out / row["mask"]))
+        assert set(np.unique(mask)) <= {0, 255} and mask.any() == bool(row["defect"])
+    assert run("visualize", out, "--bundle", "tiny", "--out", tmp_path / "out", "--steps", 0)[0] == 0
+    assert len(rows(tmp_path / "out")) == 6  # the masks are no images to look at
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--count", "0"], "must be 1 or more"),
+        (["--count", "200000"], "1 to 100000 images"),
+        (["--size", "33"], "multiple of 16"),
+        (["--normal", "silk"], "no class 'silk'"),
+        (["--data", "absent"], "There is no data set 'absent'"),
+    ],
+)
+def test_samples_that_cannot_be_had(run, tmp_path: Path, words: list[str], sentence: str) -> None:
+    status, _, error = run("samples", "--out", tmp_path / "out", *words)
+    assert status == 2
+    assert sentence in one_line(error)
+
+
+def test_datasets(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    for number in range(9):
+        path = tmp_path / "data" / "pets" / "train" / "cat" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not read")
+    status, shown, _ = run("datasets", "--json")
+    assert status == 0
+    textures, pets = json.loads(shown)
+    assert textures["name"] == "textures" and textures["where"] == "embedded" and textures["test"] > 0
+    assert pets["name"] == "pets" and pets["classes"] == "cat"
+    assert pets["train"] + pets["validation"] == 9
+    assert "| textures |" in run("datasets")[1]
+
+
+def test_bundles(run, weights: Path) -> None:
+    (weights / "broken").mkdir()
+    (weights / "broken" / "bundle.json").write_text("{")
+    status, shown, _ = run("bundles", "--json")
+    assert status == 0
+    broken, good = json.loads(shown)
+    assert broken["name"] == "broken" and "bundle.json is damaged" in broken["error"]
+    assert (good["name"], good["normal"], good["size"], good["error"]) == ("tiny", "streaks", 32, "")
+    assert "| tiny" in run("bundles")[1]
+
+
+def test_version_and_help(run) -> None:
+    status, shown, _ = run("--version")
+    assert status == 0 and shown.startswith("anounet ")
+    status, shown, _ = run("--help")
+    assert status == 0
+    assert all(command in shown for command in ("visualize", "compare", "prepare", "bench", "samples"))
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_a_reader_that_went_away_is_no_error(weights: Path, unbuffered: str) -> None:
+    """`python -m anounet … | head`, its reader closing before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "anounet", "bundles"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# --- bench -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_bench_speed_prints_a_table(run, weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    words = ["bench", "speed", "--bundle", "tiny", "--images", 3, "--methods", "fast", "--json", file]
+    status, shown, error = run(*words, "--device", "cpu")
+    assert status == 0, error
+    head, rule, row = [line for line in shown.splitlines() if line.startswith("|")]
+    assert "method" in head and "s/image" in head and "peak MB" in head
+    assert set(rule) <= {"|", "-"}
+    assert row.split("|")[1].strip() == "fast" and "β 4, 3 steps" in row
+    (measured,) = json.loads(file.read_text(encoding="utf-8"))["methods"]
+    assert measured["images"] == 3 and measured["seconds"] > 0 and measured["peak_mb"] > 50
+    assert 0 <= measured["pixel_auroc"] <= 1
+
+
+def test_bench_speed_refuses_too_few_images(run) -> None:
+    status, _, error = run("bench", "speed", "--images", 2)
+    assert status == 2
+    assert "3 images or more" in one_line(error)

@@ -1,0 +1,379 @@
+"""Data sets: the embedded textures, and folders and ZIPs in every layout that is promised."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anounet import images as image_module
+from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, choose, open_set
+from anounet.datasets.folders import FolderSet
+from anounet.images import MAX_BYTES, ImageError, png_bytes
+
+Layout = Callable[[Path, Iterable[str]], Path]
+
+
+def png(name: str) -> bytes:
+    """A small image of one colour that its name fixes."""
+    colour = np.frombuffer(name.encode().ljust(3, b"x")[-7:-4].ljust(3, b"y"), np.uint8)
+    return png_bytes(np.broadcast_to(colour, (8, 8, 3)).copy())
+
+
+def as_folder(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        path = root / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(name))
+    return root / "set"
+
+
+def as_zip(root: Path, names: Iterable[str]) -> Path:
+    with zipfile.ZipFile(root / "set.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, png(name))
+    return root / "set.zip"
+
+
+both = pytest.mark.parametrize("lay_out", [as_folder, as_zip])
+
+
+def many(pattern: str, count: int = 60) -> list[str]:
+    return [pattern.format(f"{number:03d}") for number in range(count)]
+
+
+def splits(path: Path) -> dict[str, set[str]]:
+    return {split: {item.name for item in FolderSet(path, split).items} for split in SPLITS}
+
+
+def check_disjoint_and_complete(found: dict[str, set[str]], names: Iterable[str]) -> None:
+    assert sum(map(len, found.values())) == len(set().union(*found.values()))
+    assert set().union(*found.values()) == set(names)
+
+
+# --- embedded ----------------------------------------------------------------------------------------
+
+
+def test_textures_have_their_splits_and_no_defects_in_train() -> None:
+    sets = {split: TextureSet(split, per_class=4) for split in SPLITS}
+    classes = len(TextureSet.classes)
+    assert [len(sets[split]) for split in SPLITS] == [4 * classes, 8 * classes, 8 * classes]
+    assert not any(item.defect for item in sets["train"].items)
+    for split in ("validation", "test"):
+        good, bad = (sets[split].where("streaks", defective=wanted) for wanted in (False, True))
+        assert len(good) == len(bad) == 4
+        assert not set(good) & set(bad)
+    names = [item.name for image_set in sets.values() for item in image_set.items]
+    assert len(names) == len(set(names))
+    images = [sets[s].pixels(i, 32).tobytes() for s in SPLITS for i in sets[s].where("streaks")]
+    assert len(images) == len(set(images))  # no image twice, in no two splits
+
+
+def test_textures_have_exact_masks() -> None:
+    images = TextureSet("test", per_class=3)
+    good, bad = images.where("wood", defective=False), images.where("wood", defective=True)
+    masks = images.masks(good + bad, 32)
+    assert masks.shape == (6, 32, 32) and masks.dtype == bool
+    assert not masks[:3].any()
+    assert all(0 < mask.mean() < 0.5 for mask in masks[3:])
+
+
+def test_textures_are_the_same_each_time_and_of_their_seed() -> None:
+    first, again, other = (TextureSet("test", 2, seed=seed).pixels(0, 32) for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert not (first == other).all()
+
+
+def test_wrong_textures_are_refused() -> None:
+    with pytest.raises(DataError, match="Unknown split 'all'"):
+        TextureSet("all")
+    with pytest.raises(DataError, match="1 to 100000 images, not 0"):
+        TextureSet("test", 0)
+
+
+# --- what every set does -----------------------------------------------------------------------------
+
+
+def test_where_chooses_classes_and_defects() -> None:
+    images = TextureSet("test", per_class=2)
+    assert images.where() == list(range(len(images)))
+    assert {images.items[i].class_name for i in images.where("stars")} == {"stars"}
+    rest = images.where(exclude=("stars", "wood"))
+    assert {images.items[i].class_name for i in rest} == set(images.classes) - {"stars", "wood"}
+    assert all(images.items[i].defect for i in images.where(defective=True))
+    assert images.where("stars", exclude=("stars",)) == []
+    images.check_classes(["stars"])
+    with pytest.raises(DataError, match="'textures' has no class 'silk': choose from streaks"):
+        images.check_classes(["stars", "silk"])
+
+
+def test_batches_and_tensor_hold_the_same_images() -> None:
+    images = TextureSet("train", per_class=3)
+    indices = [5, 0, 7, 2, 9]
+    batches = list(images.batches(indices, 32, batch=2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    tensor = images.tensor(indices, 32)
+    assert tensor.dtype == torch.uint8 and tensor.shape == (5, 3, 32, 32)
+    assert torch.equal(torch.cat(batches), tensor.float() / 255)
+    assert (tensor[1].permute(1, 2, 0).numpy() == images.pixels(0, 32)).all()
+
+
+def test_choose_is_deterministic() -> None:
+    numbers = list(range(100, 200))
+    np.random.seed(1)
+    first = choose(numbers, 10)
+    np.random.seed(2)
+    assert choose(numbers, 10) == first == sorted(first)
+    assert choose(numbers, 10, seed=1) != first
+    assert len(set(first)) == 10 and set(first) <= set(numbers)
+    assert choose(numbers, None) == choose(numbers, 100) == choose(numbers, 1000) == numbers
+    assert all(type(number) is int for number in first)
+
+
+# --- layouts of folders and ZIPs ---------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("top", ["", "everything/"])
+def test_train_and_test(lay_out: Layout, tmp_path: Path, top: str) -> None:
+    train, test = many("train/cat/{}.png") + many("train/dog/{}.png"), many("test/cat/{}.png", 5)
+    path = lay_out(tmp_path, [top + name for name in train + test])
+    found = splits(path)
+    check_disjoint_and_complete(found, train + test)
+    assert found["test"] == set(test)
+    assert 4 <= len(found["validation"]) <= 25  # a tenth of train
+    assert FolderSet(path, "test").classes == ("cat", "dog")
+
+
+@both
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_train_and_validation(lay_out: Layout, tmp_path: Path, val: str) -> None:
+    train, held = many("train/cat/{}.png"), many(val + "/cat/{}.png", 7)
+    found = splits(lay_out(tmp_path, train + held))
+    check_disjoint_and_complete(found, train + held)
+    assert found["test"] == set(held)  # what val/ holds
+    assert 1 <= len(found["validation"]) <= 15 and found["validation"] < set(train)
+
+
+@both
+def test_train_validation_and_test(lay_out: Layout, tmp_path: Path) -> None:
+    layout = {
+        s: many(f"{folder}/cat/{{}}.png", 20)
+        for s, folder in zip(SPLITS, ("train", "val", "test"), strict=True)
+    }
+    found = splits(lay_out(tmp_path, [name for names in layout.values() for name in names]))
+    assert found == {split: set(names) for split, names in layout.items()}
+
+
+@both
+@pytest.mark.parametrize("top", ["", "everything/"])
+def test_flat_classes_are_split_by_their_names(lay_out: Layout, tmp_path: Path, top: str) -> None:
+    names = many("cat/{}.png", 150) + many("dog/{}.jpg", 150)
+    found = splits(lay_out(tmp_path, [top + name for name in names]))
+    check_disjoint_and_complete(found, names)
+    sizes = [len(found[split]) / 300 for split in SPLITS]
+    assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.08)
+
+
+@both
+def test_an_image_stays_in_its_split_when_others_come(lay_out: Layout, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    few, more = many("cat/{}.png", 30) + many("dog/{}.png", 3), many("cat/{}.png", 60) + many("cow/{}.png", 9)
+    first, second = splits(lay_out(tmp_path / "a", few)), splits(lay_out(tmp_path / "b", more))
+    for split in SPLITS:
+        assert first[split] & set(more) == second[split] & set(few)
+
+
+@both
+def test_one_class_alone(lay_out: Layout, tmp_path: Path) -> None:
+    path = lay_out(tmp_path, many("cat/{}.png", 30))
+    assert FolderSet(path, "train").classes == ("cat",)
+    check_disjoint_and_complete(splits(path), many("cat/{}.png", 30))
+
+
+@both
+def test_hidden_files_and_other_files_are_passed_over(lay_out: Layout, tmp_path: Path) -> None:
+    good = many("train/cat/{}.png", 20) + many("test/cat/{}.JPEG", 3)
+    junk = [
+        "__MACOSX/train/cat/._000.png",
+        "__MACOSX/dog/plain.png",
+        "train/cat/.hidden.png",
+        ".git/cat/x.png",
+        "train/.trash/x.png",
+    ]
+    junk += ["train/cat/readme.txt", "train/loose.png", "cover.png", "train/cat/deep/er.png", "labels.csv"]
+    path = lay_out(tmp_path, good + junk)
+    check_disjoint_and_complete(splits(path), good)
+    assert FolderSet(path, "train").classes == ("cat",)
+
+
+def test_macosx_folder_does_not_hide_a_common_top_folder(tmp_path: Path) -> None:
+    names = many("photos/cat/{}.png", 20)
+    path = as_zip(tmp_path, [*names, "__MACOSX/photos/cat/._000.png", "__MACOSX/dog/plain.png"])
+    assert FolderSet(path, "train").classes == ("cat",)
+    check_disjoint_and_complete(splits(path), many("cat/{}.png", 20))
+
+
+@both
+def test_pixels_belong_to_their_item(lay_out: Layout, tmp_path: Path) -> None:
+    path = lay_out(tmp_path, [f"train/{c}/{c}{n}.png" for c in ("cat", "dog") for n in range(9)])
+    images = FolderSet(path, "train")
+    for index, item in enumerate(images.items):
+        pixels = images.pixels(index, 32)
+        assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+        expected = image_module.decode(png(item.name), "x", 32).pixels
+        assert (pixels == expected).all(), item
+        assert item.name.startswith(f"train/{item.class_name}/")
+    assert images.masks([0], 32) is None
+    assert not any(item.defect for item in images.items)
+
+
+@both
+@pytest.mark.parametrize("names", [["a.png", "b.png"], ["train/cat/readme.txt"], ["a/b/c/d/e.png"]])
+def test_no_class_folders_are_refused(lay_out: Layout, tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(DataError, match="holds no images in class folders: put each class"):
+        FolderSet(lay_out(tmp_path, names), "train")
+
+
+def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    for data in (b"", b"no zip", as_zip(tmp_path, many("cat/{}.png")).read_bytes()[:-30]):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"set\.zip' is not a ZIP file that can be read"):
+            FolderSet(path, "train")
+    with pytest.raises(DataError, match="neither a folder nor a ZIP"):
+        FolderSet(tmp_path / "absent", "train")
+    with pytest.raises(DataError, match="Unknown split 'all'"):
+        FolderSet(path, "all")
+
+
+def index_of(images: ImageSet, name: str) -> int:
+    return next(i for i, item in enumerate(images.items) if item.name == name)
+
+
+def test_a_bomb_ends_one_image_only(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in many("train/cat/{}.png", 20):
+            archive.writestr(name, png(name))
+        archive.writestr("train/dog/bomb.png", bytes(MAX_BYTES + 10))
+        archive.writestr("train/dog/broken.png", b"no image")
+        archive.writestr("train/dog/empty.png", b"")
+        archive.writestr("test/cat/a.png", png("a"))
+    assert path.stat().st_size < MAX_BYTES / 100
+    seen = set()
+    for split in ("train", "validation"):
+        images = FolderSet(path, split)
+        for index, item in enumerate(images.items):
+            if item.class_name == "dog":
+                words = {"bomb": "larger than 20 MB", "empty": "is empty", "broken": "not a readable"}
+                stem = Path(item.name).stem
+                with pytest.raises(ImageError, match=f"{stem}.*{words[stem]}"):
+                    images.pixels(index, 32)
+                seen.add(stem)
+            else:
+                assert images.pixels(index, 32).shape == (32, 32, 3)
+    assert seen == {"bomb", "broken", "empty"}
+
+
+def test_damage_inside_a_zip_ends_one_image_only(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = tmp_path / "set.zip"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("test/cat/a.png", png_bytes(noise))
+            archive.writestr("test/cat/b.png", png("b"))
+            start = archive.getinfo("test/cat/a.png").header_offset
+        data = bytearray(path.read_bytes())
+        for at in range(start + 200, start + 260):
+            data[at] ^= 0xFF
+        path.write_bytes(bytes(data))
+        images = FolderSet(path, "test")
+        with pytest.raises(ImageError, match=r"a\.png"):
+            images.pixels(index_of(images, "test/cat/a.png"), 32)
+        assert images.pixels(index_of(images, "test/cat/b.png"), 32).shape == (32, 32, 3)
+
+
+def test_an_encrypted_entry_ends_one_image_only(tmp_path: Path) -> None:
+    path = as_zip(tmp_path, ["test/cat/a.png"])
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + flags] |= 1  # says that it is encrypted
+    path.write_bytes(bytes(data))
+    with pytest.raises(ImageError, match=r"a\.png"):
+        FolderSet(path, "test").pixels(0, 32)
+
+
+# --- by name -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty `$ANOUNET_DATA`, with an empty working folder beside it."""
+    folder = tmp_path / "data sets"
+    folder.mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("ANOUNET_DATA", str(folder))
+    return folder
+
+
+def test_sets_are_found_by_name_in_the_folder_of_data(data: Path) -> None:
+    as_zip(data, many("train/cat/{}.png", 12)).rename(data / "pets.zip")
+    as_folder(data, many("dog/{}.png", 12)).rename(data / "dogs")
+    (data / "notes.txt").write_text("not a data set")
+    (data / "broken.zip").write_bytes(b"no zip")
+    (data / "empty").mkdir()
+    (data / ".hidden").mkdir()
+    assert available() == {"textures": None, "pets": data / "pets.zip", "dogs": data / "dogs"}
+    pets = open_set("pets", "train")
+    assert pets.name == "pets" and pets.classes == ("cat",) and len(pets) > 5
+    assert open_set("dogs", "train").classes == ("dog",)
+    assert isinstance(open_set("textures", "test"), TextureSet)
+    assert open_set(str(data / "pets.zip"), "train").classes == ("cat",)  # by its path, too
+
+
+def test_the_working_folder_s_data_comes_second(data: Path, tmp_path: Path) -> None:
+    here = tmp_path / "work" / "data"
+    as_folder(here, many("dog/{}.png", 5))
+    assert open_set("set", "train").classes == ("dog",)
+    as_folder(data, many("cat/{}.png", 5))
+    assert open_set("set", "train").classes == ("cat",)
+    assert available()["set"] == data / "set"
+
+
+def test_an_unknown_set_is_refused_with_where_it_was_looked_for(data: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        open_set("pets", "train")
+    assert "no data set 'pets'" in str(caught.value)
+    assert str(data) in str(caught.value) and "'data'" in str(caught.value)
+
+
+# --- full data ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar10() -> str:
+    folder = os.environ.get("ANOUNET_DATA")
+    if not folder:
+        pytest.skip("ANOUNET_DATA is not set: no full data sets to read")
+    if not any((Path(folder) / name).exists() for name in ("cifar10", "cifar10.zip")):
+        pytest.skip("ANOUNET_DATA holds no cifar10")
+    return "cifar10"
+
+
+def test_cifar10(cifar10: str) -> None:
+    train, test = open_set(cifar10, "train"), open_set(cifar10, "test")
+    assert len(train.classes) == 10 and {"horse", "deer"} <= set(train.classes)
+    assert len(test) == 10_000
+    assert len(test.where("horse")) == 1_000
+    assert 44_000 < len(train) < 46_000  # a tenth is validation
+    x = next(train.batches(choose(train.where("horse"), 8), 32))
+    assert x.shape == (8, 3, 32, 32)
+    assert 0.2 < x.mean() < 0.8 and x.std() > 0.1

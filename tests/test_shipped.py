@@ -1,0 +1,82 @@
+"""The bundle that comes with the project: whole, described, and good at what it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anounet.anomaly_map import heat_map
+from anounet.bundle import SHIPPED, Bundle, drain, load_bundle, read_info, verify, visualize
+from anounet.center import features_of
+from anounet.datasets import TextureSet
+from anounet.metrics import image_auroc, pixel_auroc
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (WEIGHTS / SHIPPED / "bundle.json").is_file():
+        pytest.skip(f"weights/{SHIPPED} is not there: python -m anounet prepare makes it")
+    monkeypatch.delenv("ANOUNET_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def shipped(_here: None) -> Bundle:
+    return load_bundle(SHIPPED, "cpu")
+
+
+def images(bundle: Bundle, good: int, defective: int) -> tuple[torch.Tensor, np.ndarray]:
+    """(x, masks) of test images, the good ones first, all kinds of defect among the others."""
+    test = TextureSet("test")
+    normal = bundle.info["normal"]
+    chosen = test.where(normal, defective=False)[:good] + test.where(normal, defective=True)[:defective]
+    return torch.cat(list(test.batches(chosen, bundle.size))), test.masks(chosen, bundle.size)
+
+
+def test_it_is_whole_and_says_how_it_was_made(shipped: Bundle) -> None:
+    assert verify(SHIPPED) and all(verify(SHIPPED).values())
+    assert shipped.require_center() and shipped.require_anogan() and shipped.identity is not None
+    assert shipped.scales.keys() >= {"fast", "anogan", "article"}
+    assert shipped.info["command"].startswith("python -m anounet ")
+    assert SHIPPED in shipped.info["command"]
+    assert shipped.info["data"] == "textures" and shipped.info["normal"] == "streaks"
+
+
+def test_all_weights_are_small_and_listed() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 80 * 10**6
+    text = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    assert not [path.name for path in files if path.name not in text and path.name != "README.md"]
+    for folder in (path for path in WEIGHTS.iterdir() if path.is_dir()):
+        assert folder.name in text
+        parts = set(read_info(folder.name)["files"])
+        assert {path.name for path in folder.iterdir()} == parts | {"bundle.json"}
+
+
+def test_no_path_of_the_machine_it_was_made_on_is_in_it() -> None:
+    for path in WEIGHTS.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(root in data for root in (b"/home/", b"/root/", b"/tmp/", b"/Users/"))
+
+
+def test_the_score_tells_defective_images_from_good_ones(shipped: Bundle) -> None:
+    x, _ = images(shipped, 20, 20)
+    scores = shipped.require_center().score(features_of(shipped.f_net, x))
+    assert image_auroc(scores.numpy(), np.arange(40) >= 20) > 0.8
+
+
+def test_the_map_finds_the_defects(shipped: Bundle) -> None:
+    x, masks = images(shipped, 2, 6)
+    results = [drain(visualize(image, shipped)) for image in x]
+    found = pixel_auroc(torch.stack([result.anomaly_map for result in results]).numpy(), masks)
+    assert found > 0.7
+    smoothing = results[0].smoothing
+    grey = x.mean(dim=(1, 2, 3), keepdim=True).expand_as(x)
+    assert found > pixel_auroc(heat_map(x, grey, smoothing).numpy(), masks)
+    assert found > pixel_auroc(heat_map(x, grey, 0.0).numpy(), masks)
+    assert all(result.losses["L_C"][-1] < result.losses["L_C"][0] for result in results[2:])

@@ -1,0 +1,73 @@
+"""Tiny nets with random weights, and tiny images: what the tests of the core work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anounet.anogan import AnoGAN, AnoGANSettings, train_anogan
+from anounet.bundle import save_part
+from anounet.center import Center, compute_center
+from anounet.datasets import TextureSet
+from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
+from anounet.identity import frozen
+from anounet.unet import UNet
+
+SIZE = 32
+NAME = "tiny"
+GAN = AnoGANSettings(latent=8, width=8, steps=3, batch=8)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(count: int = 12, texture: str = "streaks", split: str = "train") -> Tensor:
+    """Good images of a texture: (count, 3, 32, 32) uint8."""
+    images = TextureSet(split, per_class=count)
+    return images.tensor(images.where(texture, defective=False), SIZE)
+
+
+def images(count: int = 12, texture: str = "streaks", split: str = "train") -> Tensor:
+    """The same as the nets see them: float32 in [0, 1]."""
+    return pixels(count, texture, split).float() / 255
+
+
+def defective(count: int = 4, texture: str = "streaks") -> Tensor:
+    images = TextureSet("test", per_class=count)
+    return images.tensor(images.where(texture, defective=True), SIZE).float() / 255
+
+
+def backbone(seed: int = 0, **settings: object) -> Backbone:
+    """A net of features with random weights: its features tell images apart, and its gradients are smooth."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Backbone(BackboneSettings(width=0.5, **settings)).eval()
+
+
+def f_net(seed: int = 0) -> FeatureNet:
+    return FeatureNet.freeze(backbone(seed))
+
+
+def identity() -> UNet:
+    return frozen(UNet.identity(8, 3, generator()))
+
+
+def center(net: FeatureNet, count: int = 12) -> Center:
+    return list(compute_center(net, images(count).split(5), count))[-1].center
+
+
+def anogan(size: int = SIZE) -> AnoGAN:
+    side = torch.nn.functional.interpolate(images(8), size).mul(255).to(torch.uint8)
+    return list(train_anogan(side, GAN))[-1].model
+
+
+def save_bundle(name: str = NAME) -> Path:
+    """A bundle with every part, in `$ANOUNET_WEIGHTS`."""
+    net = f_net()
+    described = {"size": SIZE, "data": "textures", "normal": "streaks", "exclude": [], "reference": None}
+    save_part(name, f_net=net, meta={"made": "for tests"}, **described)
+    save_part(name, center=center(net), identity=identity(), anogan=anogan())
+    return save_part(name, scales={"fast": 0.05, "anogan": 0.2}, settings={"fast": {"beta": 4.0, "steps": 3}})
