@@ -1,4 +1,4 @@
-"""Ano-Unet: its objective is METHOD's, L falls, and an image's result is its own."""
+"""Ano-Unet: its objective is the README's formula, L falls, and an image's result is its own."""
 
 from __future__ import annotations
 
