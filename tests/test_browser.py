@@ -155,6 +155,14 @@ def test_home_shows_a_result_and_leads_to_the_three_pages(server: str, visit: Vi
     visit.sound()
 
 
+def test_home_answers_at_its_name_too_on_a_warm_server(server: str, visit: Visit) -> None:
+    page = visit.open(f"{server}/home")
+    page.get_by_alt_text("redrawn as if it were normal", exact=False).wait_for()
+    assert page.get_by_text("Page not found").count() == 0
+    assert page.get_by_role("link", name="Home").count() == 1
+    visit.sound()
+
+
 def test_an_upload_is_redrawn_and_a_broken_one_is_named(server: str, visit: Visit) -> None:
     page = visit.open(f"{server}/visualise?source=upload&all=true")
     page.locator("input[type=file]").set_input_files(

@@ -43,17 +43,17 @@ TITLES = {
 def navigate() -> None:
     """The entrypoint's last call: registers the pages and runs the one that was asked for."""
     pages: dict[str, StreamlitPage] = {
-        key: st.Page(
-            entry.file,
-            title=TITLES[key](),
-            icon=entry.icon,
-            url_path=None if key == "home" else entry.url,
-            default=key == "home",
-        )
+        key: st.Page(entry.file, title=TITLES[key](), icon=entry.icon, url_path=entry.url)
         for key, entry in PAGES.items()
     }
+
+    def start() -> None:
+        """The default page answers at "/" only, no longer at its own name, so it is none of the four."""
+        st.switch_page(pages["home"], query_params=st.query_params.to_dict())
+
     st.session_state[_ENTERED] = True
-    current = st.navigation(list(pages.values()), position="top")
+    opening = st.Page(start, title=t("page.home"), default=True, visibility="hidden")
+    current = st.navigation([opening, *pages.values()], position="top")
     target = st.session_state.pop(_TARGET, None)
     if target is not None and pages[target].url_path != current.url_path:
         st.switch_page(pages[target], query_params=_parameters())
