@@ -6,8 +6,8 @@ It is made in one of two ways:
   head of zeros, so it redraws every image unchanged from the start, with nothing to learn. That the features
   are random is its strength: like the deep image prior (Ulyanov et al. 2018), they make broad, smooth changes
   cheap and pixel noise dear.
-- `trained`: a net without that skip, trained by L_R until it copies its input. It copies
-  worse (mean abs error 0.02 against 0), and its map finds less: see benchmarks/README.md.
+- `trained`: a net without that skip, trained by L_R until it copies its input. It copies worse (mean abs
+  error 0.02 against 0), and its map finds less: see benchmarks/README.md.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _variants(trained: bool, bundle: Bundle) -> dict[str, tuple[Settings, UNet]]
         ),
         "15 steps": (changed(steps=15), usual),
         "60 steps": (changed(steps=60), usual),
-        "rate 3e-3": (changed(learning_rate=3e-3), usual),
+        "rate 1e-3": (changed(learning_rate=1e-3), usual),
         "β 10": (changed(beta=10.0), usual),
         "β 250": (changed(beta=250.0), usual),
         "no smoothing": (changed(smoothing=0.0), usual),
