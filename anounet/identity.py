@@ -3,9 +3,9 @@
 It is made in one of two ways:
 
 - `skip` (the default): the net draws a *change* of x (`UNet.image_skip`) with features drawn at random and a
-  head of zeros, so it redraws every image unchanged from the start, with nothing to learn. That the features
-  are random is its strength: like the deep image prior (Ulyanov et al. 2018), they make broad, smooth changes
-  cheap and pixel noise dear.
+  head of zeros, so it redraws every image unchanged from the start, with nothing to learn. Random features
+  did better than trained ones here; that they act like a deep image prior (Ulyanov et al. 2018), making broad
+  changes cheap and pixel noise dear, is a guess that was not tested.
 - `trained`: a net without that skip, trained by L_R until it copies its input. It copies worse (mean abs
   error 0.02 against 0), and its map finds less: see benchmarks/README.md.
 """
