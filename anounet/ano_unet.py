@@ -2,10 +2,11 @@
 
     L = L_R + β · L_C
     L_R = mean over pixels and channels of abs(x − y)          y = G(x)
-    L_C = mean over the 1280 features of abs(F(y) − C)
+    L_C = mean over the 1280 features of abs(F(y) − C)         global C: the article's
+    L_C = mean over patches of max(0, d(y) − τ)                local C: see `local_centers`
 
 The article writes sums; its notebook, and its β of 50 and 80, are for means, and so are ours
-(β for sums = β · 27648 / 1280 at 96×96).
+(β for sums = β · 27648 / 1280 at 96×96). β of a global C and of a local one are not of one unit.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from torch import Tensor
 from anounet.center import Center
 from anounet.feature_net import FeatureNet
 from anounet.images import content_seed
+from anounet.local_centers import LocalCenters, patches, seen_distances
 from anounet.optimize import Step, descend, side_by_side
-from anounet.unet import UNet
+from anounet.unet import GatedUNet, UNet
 
-MODES = ("fast", "article")
+MODES = ("instant", "fast", "article")
+CENTERS = ("local", "global")
 MAX_STEPS = 1000
 MAX_BETA = 10_000.0
 MAX_SMOOTHING = 16.0
@@ -31,18 +34,25 @@ MAX_SMOOTHING = 16.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How an image is redrawn. The defaults are `fast` mode's, chosen on validation data."""
+    """How an image is redrawn; `DEFAULTS` has each mode's, chosen on validation data."""
 
-    mode: str = "fast"  # where G starts: "article" at random, "fast" at a net that redraws images unchanged
+    # Where G starts: "article" at random, "fast" at a net that redraws images unchanged, "instant" at a net
+    # trained once on L over normal images with patches pasted in.
+    mode: str = "fast"
     beta: float = 50.0  # β, the weight of L_C, for means
-    steps: int = 20  # updates of G per image
-    learning_rate: float = 3e-3  # of Adam (fast) or of SGD with momentum 0.9 (article)
+    steps: int = 20  # updates of G per image; for instant mode refining steps
+    learning_rate: float = 3e-3  # of Adam (fast, instant) or of SGD with momentum 0.9 (article)
+    center: str = "global"  # "global": the article's C, one for the image; "local": one for every patch
     smoothing: float = 2.0  # σ of the Gaussian over the map, in pixels at a side of 96; the article has none
     seed: int = 0  # of G's random start in article mode, together with the image's content
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"Unknown mode {self.mode!r}: choose one of {', '.join(MODES)}.")
+        if self.center not in CENTERS:
+            raise ValueError(f"Unknown kind of C {self.center!r}: choose one of {', '.join(CENTERS)}.")
+        if self.mode == "instant" and self.center == "global":
+            raise ValueError("instant mode was trained with local centres: use them, or another mode.")
         if not 0 <= self.beta <= MAX_BETA:  # also refuses NaN
             raise ValueError(f"β must lie between 0 and {MAX_BETA:g}, not {self.beta}.")
         if not (isinstance(self.steps, int) and 0 <= self.steps <= MAX_STEPS):
@@ -54,7 +64,13 @@ class Settings:
                 f"The smoothing must lie between 0 and {MAX_SMOOTHING:g} px, not {self.smoothing}."
             )
 
+    @property
+    def method(self) -> str:
+        """What scales and thresholds are kept under: the mode, and the kind of C where it has two."""
+        return self.mode if self.center == _USUAL_CENTER[self.mode] else f"{self.mode}-{self.center}"
 
+
+_USUAL_CENTER = {"instant": "local", "fast": "global", "article": "global"}
 # The article's two experiments; SGD(1e-3, momentum 0.9) and a fresh U-Net for every image.
 ARTICLE_PRESETS = {
     "β 50, 150 steps (CIFAR-10, horse and deer)": Settings(
@@ -62,17 +78,27 @@ ARTICLE_PRESETS = {
     ),
     "β 80, 200 steps (DAGM class 6)": Settings("article", 80.0, 200, learning_rate=1e-3, smoothing=0.0),
 }
-DEFAULTS = {"fast": Settings(), "article": ARTICLE_PRESETS["β 80, 200 steps (DAGM class 6)"]}
+DEFAULTS = {
+    "instant": Settings("instant", 3.0, 0, learning_rate=3e-4, center="local", smoothing=1.5),
+    "fast": Settings(),
+    "article": ARTICLE_PRESETS["β 80, 200 steps (DAGM class 6)"],
+}
+
+# fast mode with local centres: their L_C is of another unit.
+LOCAL = Settings("fast", 3.0, 20, center="local")
 
 
 def losses(
-    x: Tensor, f_net: FeatureNet, center: Center, beta: float
+    x: Tensor, f_net: FeatureNet, center: Center | LocalCenters, beta: float
 ) -> Callable[[Tensor], dict[str, Tensor]]:
     """The objective of the module's docstring: y (B, 3, H, W) → L_R, L_C and L, each (B,)."""
 
     def objective(y: Tensor) -> dict[str, Tensor]:
         reconstruction = (x - y).abs().mean(dim=(1, 2, 3))
-        centering = center.score(f_net(y))
+        if isinstance(center, LocalCenters):
+            centering = center.centering(center.distance(patches(y, f_net, center.settings)))
+        else:
+            centering = center.score(f_net(y))
         return {"L_R": reconstruction, "L_C": centering, "L": reconstruction + beta * centering}
 
     return objective
@@ -81,9 +107,9 @@ def losses(
 def reconstruct(
     x: Tensor,
     f_net: FeatureNet,
-    center: Center,
+    center: Center | LocalCenters,
     settings: Settings,
-    identity: UNet | None = None,
+    start: UNet | GatedUNet | None = None,
     *,
     snapshot_every: int = 0,
 ) -> Iterator[Step]:
@@ -91,49 +117,126 @@ def reconstruct(
 
     Args:
         x: (B, 3, H, W) in [0, 1], on any device; the work is done where F is.
-        identity: the small U-Net that redraws images unchanged; `fast` mode starts from a copy of it.
+        center: C, of the kind that the settings say.
+        start: the small U-Net to start from: one that redraws images unchanged for `fast` mode, the trained
+            one for `instant` mode; each image has a copy of it.
         snapshot_every: every how many steps a Step carries its image.
 
     Yields:
         settings.steps + 1 Steps with L_R, L_C and L; the last one carries y, (B, 3, H, W).
     """
-    if settings.mode == "fast" and identity is None:
+    if isinstance(center, LocalCenters) is not (settings.center == "local"):
+        raise ValueError(f"The settings ask for a {settings.center} C, and another kind was given.")
+    if settings.mode == "fast" and start is None:
         raise ValueError(
             "fast mode starts from the identity U-Net, and this bundle has none: run train-unet."
         )
+    if settings.mode == "instant" and not isinstance(start, GatedUNet):
+        raise ValueError("instant mode needs its trained U-Net, and this bundle has none: run train-instant.")
     device = next(f_net.parameters()).device
+    if isinstance(center, LocalCenters):
+        center = center.to(device)
     return side_by_side(
-        [_one(image[None].to(device), f_net, center, settings, identity, snapshot_every) for image in x]
+        [_one(image[None].to(device), f_net, center, settings, start, snapshot_every) for image in x]
     )
 
 
 def _one(
-    x: Tensor, f_net: FeatureNet, center: Center, settings: Settings, identity: UNet | None, every: int
+    x: Tensor,
+    f_net: FeatureNet,
+    center: Center | LocalCenters,
+    settings: Settings,
+    start: UNet | None,
+    every: int,
 ) -> Iterator[Step]:
+    x = x.contiguous(memory_format=torch.channels_last)
     if settings.mode == "article":
         generator = torch.Generator().manual_seed(content_seed(x[0], settings.seed))
         g = UNet.fresh(64, 5, "instance", generator)
     else:
-        g = copy.deepcopy(identity)
+        g = copy.deepcopy(start)
     g = g.to(x.device).requires_grad_(True)
-    x = x.contiguous(memory_format=torch.channels_last)
-    if settings.mode == "article":
+    seen = _seen(x, f_net, center) if isinstance(g, GatedUNet) else None
 
-        def optimizer(p: list[Tensor]) -> torch.optim.Optimizer:
+    def render() -> Tensor:
+        return g(x) if seen is None else g(x, seen)[0]
+
+    def optimizer(p: list[Tensor]) -> torch.optim.Optimizer:
+        if settings.mode == "article":
             return torch.optim.SGD(p, settings.learning_rate, momentum=0.9, fused=True)
-    else:
-
-        def optimizer(p: list[Tensor]) -> torch.optim.Optimizer:
-            return torch.optim.Adam(p, settings.learning_rate, fused=True)
+        return torch.optim.Adam(p, settings.learning_rate, fused=True)
 
     yield from descend(
         g.parameters(),
-        lambda: g(x),
+        render,
         losses(x, f_net, center, settings.beta),
         optimizer,
         steps=settings.steps,
         snapshot_every=every,
         # The small U-Net's operations on one image are too short to share between cores: one thread is as
         # fast where the cores are free, and many times faster where they are not. Cores take whole images.
-        threads=1 if settings.mode == "fast" else None,
+        threads=None if settings.mode == "article" else 1,
     )
+
+
+@torch.no_grad()
+def _seen(x: Tensor, f_net: FeatureNet, centers: LocalCenters) -> Tensor:
+    return seen_distances(centers.distance(patches(x, f_net, centers.settings)), centers.tau, x.shape[-1])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An image beside its normalised one, as F sees them patch by patch.
+
+    Attributes:
+        y: the normalised images, (B, 3, H, W).
+        before: d of the images' patches, (B, h, w), in standard deviations of normal patches.
+        after: d of the normalised images' patches, as `before`.
+        change: ‖(f(x) − f(y)) / σ‖ per patch, as `before`.
+        gate: where the instant U-Net redrew, (B, H, W) in [0, 1]; None for other modes.
+    """
+
+    y: Tensor
+    before: Tensor
+    after: Tensor
+    change: Tensor
+    gate: Tensor | None = None
+
+
+@torch.no_grad()
+def redraw(x: Tensor, f_net: FeatureNet, centers: LocalCenters, g: GatedUNet) -> Evidence:
+    """`instant` mode without refining, a whole batch in one pass: (B, 3, H, W) in [0, 1] → Evidence.
+
+    An image's y is the same in any batch, to float rounding.
+    """
+    device = next(f_net.parameters()).device
+    x = x.to(device).contiguous(memory_format=torch.channels_last)
+    features = patches(x, f_net, centers.settings)
+    before = centers.distance(features)
+    y, gate = g(x, seen_distances(before, centers.tau, x.shape[-1]))
+    return _evidence(features, before, y, f_net, centers, torch.sigmoid(gate)[:, 0])
+
+
+@torch.no_grad()
+def compare(x: Tensor, y: Tensor, f_net: FeatureNet, centers: LocalCenters) -> Evidence:
+    """The Evidence for an image and a normalised one that any mode drew: (B, 3, H, W) twice."""
+    device = next(f_net.parameters()).device
+    x, y = (t.to(device).contiguous(memory_format=torch.channels_last) for t in (x, y))
+    features = patches(x, f_net, centers.settings)
+    return _evidence(features, centers.distance(features), y, f_net, centers, None)
+
+
+def _evidence(
+    features: Tensor,
+    before: Tensor,
+    y: Tensor,
+    f_net: FeatureNet,
+    centers: LocalCenters,
+    gate: Tensor | None,
+) -> Evidence:
+    redrawn = patches(y, f_net, centers.settings)
+    after = centers.distance(redrawn)
+    spread = centers.spreads.square().mean(dim=0).sqrt()[None, :, None, None]
+    change = (centers.weights[None, :, None, None] * ((features - redrawn) / spread).square()).sum(dim=1)
+    y = y.contiguous().cpu()
+    return Evidence(y, before.cpu(), after.cpu(), change.sqrt().cpu(), gate if gate is None else gate.cpu())

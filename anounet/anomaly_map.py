@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 SCALE_QUANTILE = 0.995  # share of normal pixels that lie under 1 on a map's scale
+LIMIT_QUANTILE = 0.999  # share of normal pixels that lie under the level at which a region is reported
+MAPS = ("combined", "residual", "distance", "gain", "change", "product")
 COLORMAPS = ("inferno", "jet")
 # Inferno (S. van der Walt and N. Smith, 2015, CC0) at ten even positions: even in lightness, so that it
 # reads the same to colour-blind eyes and in grey. Jet is the article's.
@@ -25,6 +30,15 @@ _INFERNO = (
     (247, 209, 61),
     (252, 255, 164),
 )
+_EIGHT_CONNECTED = np.ones((3, 3), bool)
+
+
+class PatchEvidence(Protocol):
+    """What F sees of x and y, patch by patch, each (B, h, w) ≥ 0: see `ano_unet.Evidence`."""
+
+    before: Tensor
+    after: Tensor
+    change: Tensor
 
 
 def residual_map(x: Tensor, y: Tensor) -> Tensor:
@@ -35,6 +49,42 @@ def residual_map(x: Tensor, y: Tensor) -> Tensor:
 def heat_map(x: Tensor, y: Tensor, smoothing: float) -> Tensor:
     """`residual_map`, smoothed by σ = `smoothing` pixels at a side of 96 (as much more at larger sides)."""
     return smooth(residual_map(x, y), smoothing * x.shape[-1] / 96)
+
+
+def enlarge(grids: Tensor, side: int) -> Tensor:
+    """Patches' values at the image's size, bilinearly: (B, h, w) → (B, side, side)."""
+    return torch.nn.functional.interpolate(
+        grids[:, None], size=(side, side), mode="bilinear", align_corners=False
+    )[:, 0]
+
+
+def map_set(x: Tensor, y: Tensor, evidence: PatchEvidence | None, smoothing: float) -> dict[str, Tensor]:
+    """Every map by its name (`MAPS`), each smoothed by σ = `smoothing` pixels at a side of 96.
+
+    - residual: abs(x − y), the article's.
+    - distance: d(x), how far each patch lies from the normal ones, in standard deviations. Without G: this
+      is the nearest-patch map with local centres.
+    - gain: max(0, d(x) − d(y)), how much more normal G made the patch.
+    - change: ‖(f(x) − f(y)) / σ‖, how far G moved the patch.
+    - product: distance × change.
+    - combined: distance × √residual. The distance knows what is abnormal, on F's grid of patches; the
+      residual knows where, to the pixel. Chosen on validation data.
+
+    Args:
+        x, y: (B, 3, H, W) in [0, 1].
+        evidence: without it there is the residual alone.
+    """
+    sigma, side = smoothing * x.shape[-1] / 96, x.shape[-1]
+    residual = residual_map(x, y)
+    maps = {"residual": residual}
+    if evidence is not None:
+        distance, change = enlarge(evidence.before, side), enlarge(evidence.change, side)
+        maps["distance"] = distance
+        maps["gain"] = enlarge((evidence.before - evidence.after).clamp_min(0), side)
+        maps["change"] = change
+        maps["product"] = distance * change
+        maps["combined"] = distance * smooth(residual, side / 96).clamp_min(0).sqrt()
+    return {name: smooth(m, sigma) for name, m in maps.items()}
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
@@ -73,6 +123,108 @@ def overlay(
     grey = np.asarray(pixels, np.float32).mean(axis=2, keepdims=True)
     weight = opacity * np.clip(levels, 0, 1)[..., None] ** 0.5
     return (grey * (1 - weight) + colorize(levels, colormap) * weight).round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of a map that lies above the threshold; pixel (0, 0) is centred at x = y = 0.
+
+    Attributes:
+        x: column of its centre of mass, the map's values being the mass.
+        y: row of it.
+        left: first column of its box.
+        top: first row of its box.
+        width: columns of its box, in pixels.
+        height: rows of its box, in pixels.
+        area: its pixels.
+        score: its highest value in units of the threshold, > 1.
+    """
+
+    x: float
+    y: float
+    left: int
+    top: int
+    width: int
+    height: int
+    area: int
+    score: float
+
+
+def regions(
+    anomaly_map: Tensor | np.ndarray, threshold: float, min_area: int = 4, limit: int = 50
+) -> list[Region]:
+    """The 8-connected regions of (H, W) above `threshold`, those of the highest peak first.
+
+    Args:
+        anomaly_map: (H, W), in any unit.
+        threshold: in the same unit, > 0.
+        min_area: regions of fewer pixels are left out.
+        limit: how many to give at most.
+
+    Raises:
+        ValueError: a map that is not (H, W), or a threshold that is not above 0.
+    """
+    levels = anomaly_map.detach().cpu().numpy() if isinstance(anomaly_map, Tensor) else anomaly_map
+    levels = np.asarray(levels, np.float64)
+    if levels.ndim != 2:
+        raise ValueError(f"Regions are found in one map (H, W), not in {levels.shape}.")
+    if not threshold > 0:
+        raise ValueError(f"The threshold of regions must lie above 0, not at {threshold}.")
+    labels, _ = ndimage.label(levels > threshold, structure=_EIGHT_CONNECTED)
+    found = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == label
+        if np.count_nonzero(inside) < min_area:
+            continue
+        mass = np.where(inside, levels[box], 0)
+        y, x = ndimage.center_of_mass(mass)
+        top, left = box[0].start, box[1].start
+        height, width = inside.shape
+        area, score = int(np.count_nonzero(inside)), float(mass.max() / threshold)
+        found.append(Region(float(x + left), float(y + top), left, top, width, height, area, score))
+    return sorted(found, key=lambda region: -region.score)[:limit]
+
+
+def contours(levels: np.ndarray, threshold: float) -> np.ndarray:
+    """The outline of what lies above the threshold: its pixels that have one beside them that does not.
+
+    (H, W) → bool (H, W). What lies beyond the map's edge counts as below, so that every outline is closed.
+    """
+    above = np.asarray(levels) > threshold
+    return above & ~ndimage.binary_erosion(above)
+
+
+def draw_contours(
+    pixels: np.ndarray, levels: np.ndarray, threshold: float, colour: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray:
+    """`contours` in `colour` over an image, with a black edge outside: it shows on bright and dark ground.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        levels: (H, W), in the unit of `threshold`.
+        colour: of the line; a light one.
+
+    Returns:
+        A new image, uint8 (H, W, 3).
+
+    Raises:
+        ValueError: the map is not of the image's size.
+    """
+    levels = np.asarray(levels)
+    if levels.shape != pixels.shape[:2]:
+        raise ValueError(
+            f"The map {levels.shape} does not fit the image {pixels.shape[:2]}: bring it to the same size."
+        )
+    above, line = levels > threshold, contours(levels, threshold)
+    rim = line.copy()
+    rim[1:-1, 1:-1] = False
+    # Along the image's own edge there is no room outside: there the dark edge runs inside.
+    dark = ndimage.binary_dilation(line, _EIGHT_CONNECTED) & ~above
+    dark |= ndimage.binary_dilation(rim, _EIGHT_CONNECTED) & above & ~line
+    drawn = np.array(pixels, np.uint8)
+    drawn[dark] = 0
+    drawn[line] = colour
+    return drawn
 
 
 @lru_cache(maxsize=len(COLORMAPS))

@@ -1,7 +1,7 @@
 """A bundle: all that is needed to visualise one normal class, in one folder, checked when it is opened.
 
     weights/<name>/bundle.json   what it is, its settings and scales, the SHA-256 of every file
-                   f_net.pt  center.pt  unet_identity.pt  anogan.pt
+                   f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
 
 A bundle grows part by part (F on page 1, C on page 2, …); `visualize` says which part is missing.
 """
@@ -9,14 +9,16 @@ A bundle grows part by part (F on page 1, C on page 2, …); `visualize` says wh
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,20 +27,40 @@ from torch import Tensor
 
 from anounet import ano_unet, anogan
 from anounet.anogan import AnoGAN, SearchSettings
-from anounet.anomaly_map import heat_map
+from anounet.anomaly_map import Region, enlarge, heat_map, map_set, regions, smooth
 from anounet.center import Center, features_of
 from anounet.feature_net import BackboneSettings, FeatureNet
 from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
+from anounet.instant import load_instant, save_instant
+from anounet.local_centers import LocalCenters, patches
 from anounet.optimize import Step
 from anounet.storage import WeightsError, file_sha256, load_weights, save_weights, write_json
-from anounet.unet import UNet
+from anounet.unet import GatedUNet, UNet
 
 R = TypeVar("R")
 SHIPPED = "textures-streaks"
-PARTS = {"f_net": "f_net.pt", "center": "center.pt", "identity": "unet_identity.pt", "anogan": "anogan.pt"}
+PARTS = {
+    "f_net": "f_net.pt",
+    "center": "center.pt",
+    "local": "local_centers.pt",
+    "identity": "unet_identity.pt",
+    "instant": "unet_instant.pt",
+    "anogan": "anogan.pt",
+}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
+INSTANT_BATCH = 8  # images in one pass of `instant` mode: more is no faster on a CPU
+
+
+# What stands for a scale that was never measured, in the map's own unit.
+STAND_IN = {"residual": 0.1, "combined": 0.5, "distance": 1.8, "gain": 0.5, "change": 1.0, "product": 2.0}
+USUAL_MAP = {"instant": "combined", "fast-local": "combined", "article-local": "combined"}
+
+
+def _map_key(method: str, name: str | None) -> str:
+    """A method's usual map goes by the method's own name."""
+    return method if name in (None, USUAL_MAP.get(method, "residual")) else f"{method}:{name}"
 
 
 @dataclass(frozen=True)
@@ -50,10 +72,15 @@ class Bundle:
         folder: where it lies.
         size: side of the images it works on, in pixels.
         f_net: F.
-        center: C, or None where it was not computed yet.
+        center: the article's C, or None where it was not computed yet.
+        local: C for every patch, or None.
         identity: the small U-Net that `fast` mode starts from, or None.
+        instant: the small U-Net of `instant` mode, trained with `local`, or None.
         anogan: the rival, or None.
-        scales: method → the map level that 99.5 % of held-back normal pixels stay under.
+        scales: "method" for its usual map, "method:map" for the others → the map level that 99.5 % of
+            held-back normal pixels stay under.
+        limits: the same names → the level above which a region is reported (99.9 %), and "method:score"
+            → the score above which an image is called anomalous, where F's threshold is not the one.
         info: the rest of bundle.json.
     """
 
@@ -62,30 +89,71 @@ class Bundle:
     size: int
     f_net: FeatureNet
     center: Center | None
+    local: LocalCenters | None
     identity: UNet | None
+    instant: GatedUNet | None
     anogan: AnoGAN | None
     scales: Mapping[str, float]
+    limits: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         return next(self.f_net.parameters()).device
 
-    def settings(self, mode: str = "fast", **changes: Any) -> ano_unet.Settings:
+    @property
+    def mode(self) -> str:
+        """The best mode this bundle has the parts for: "instant", else "fast"."""
+        return "instant" if self.instant is not None and self.local is not None else "fast"
+
+    def settings(self, mode: str | None = None, **changes: Any) -> ano_unet.Settings:
         """The settings this bundle carries for a mode (else the program's), with changes."""
+        mode = mode or self.mode
         if mode not in ano_unet.MODES:
             raise ValueError(f"Unknown mode {mode!r}: choose one of {', '.join(ano_unet.MODES)}.")
+        changes = {name: value for name, value in changes.items() if value is not None}
+        base = ano_unet.LOCAL if mode == "fast" and changes.get("center") == "local" else None
         try:
-            own = replace(ano_unet.DEFAULTS[mode], **self.info.get("settings", {}).get(mode, {}))
+            own = replace(base or ano_unet.DEFAULTS[mode], **self.info.get("settings", {}).get(mode, {}))
         except (TypeError, ValueError, AttributeError) as error:
             raise WeightsError(
                 f"{self.folder / 'bundle.json'} has wrong settings for {mode} ({error}): correct them."
             ) from error
-        return replace(own, **{name: value for name, value in changes.items() if value is not None})
+        return replace(own, **changes)
 
-    def scale(self, method: str) -> float:
-        """The level shown as 1 for a method ("fast", "article", "anogan"); `fast`'s where it has none."""
-        return float(self.scales.get(method, self.scales.get("fast", 0.1)))
+    def scale(self, method: str, name: str | None = None) -> float:
+        """The level shown as 1 for a method's map; where it was never measured, a stand-in."""
+        key = _map_key(method, name)
+        if key in self.scales:
+            return float(self.scales[key])
+        kind = name or USUAL_MAP.get(method, "residual")
+        return float(self.scales.get("fast", 0.1)) if kind == "residual" else STAND_IN[kind]
+
+    def limit(self, method: str, name: str | None = None) -> float:
+        """The level of a method's map above which a region is reported."""
+        return float(self.limits.get(_map_key(method, name), 1.5 * self.scale(method, name)))
+
+    def threshold(self, settings: ano_unet.Settings) -> float:
+        """The score above which an image is called anomalous: F's for a global C, else the map's."""
+        if settings.center == "global":
+            return self.require_center().threshold
+        return float(self.limits.get(f"{settings.method}:score", 2.0))
+
+    def require_local(self) -> LocalCenters:
+        if self.local is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no local centres yet: compute them on the page C, "
+                f"or with 'python -m anounet center --bundle {self.name}'."
+            )
+        return self.local
+
+    def require_instant(self) -> GatedUNet:
+        if self.instant is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no instant U-Net yet: train it on the page C, "
+                f"or with 'python -m anounet train-instant --bundle {self.name}'."
+            )
+        return self.instant
 
     def require_center(self) -> Center:
         if self.center is None:
@@ -109,17 +177,21 @@ class Result:
     """What came out for one image.
 
     Attributes:
-        method: "fast", "article" or "anogan".
-        score: ‖F(x) − C‖₁ / 1280 for Ano-Unet; for AnoGAN the loss where its search ended.
-        threshold: F's, for Ano-Unet; None for AnoGAN.
+        method: "instant", "fast", "fast-local", "article" or "anogan".
+        score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres the peak of the map in units of its
+            scale; for AnoGAN the loss where its search ended.
+        threshold: above it an image is called anomalous; None for AnoGAN.
         x: (3, H, W) in [0, 1].
         y: the normalised image, as x; None where the gate left the image out.
-        anomaly_map: abs(x − y) averaged over the channels and smoothed as the settings say, (H, W) in
-            [0, 1]; None as y.
+        anomaly_map: the method's usual map, smoothed as the settings say, (H, W) ≥ 0; None as y.
         smoothing: σ of that smoothing, in pixels at a side of 96.
         scale: the map level that is shown as 1.
         losses: name → its values at steps 0 … total.
         seconds: computing time of this image (an equal share, where a batch was computed).
+        limit: the map level above which a region is reported.
+        maps: every map there is for this image, by name (`anomaly_map.MAPS`), the usual one too.
+        scales: each map's scale, by name.
+        limits: each map's limit, by name.
     """
 
     method: str
@@ -132,6 +204,10 @@ class Result:
     scale: float
     losses: Mapping[str, tuple[float, ...]]
     seconds: float
+    limit: float = math.inf
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def anomalous(self) -> bool:
@@ -140,6 +216,19 @@ class Result:
     @property
     def verdict(self) -> str:
         return "anomalous" if self.anomalous else "normal"
+
+    def regions(self, name: str | None = None, level: float | None = None) -> list[Region]:
+        """Connected regions of a map above `level` (its limit by default), the strongest first.
+
+        Args:
+            name: one of `maps`; the usual one by default.
+            level: in the map's own unit.
+        """
+        shown = self.anomaly_map if name is None else self.maps[name]
+        if shown is None:
+            return []
+        limit = self.limit if name is None else self.limits[name]
+        return regions(shown, limit if level is None else level)
 
 
 def drain(stream: Generator[Step, None, R], on_step: Callable[[Step], None] | None = None) -> R:
@@ -167,37 +256,27 @@ def visualize(
 
     Args:
         x: (3, H, W) float32 in [0, 1] at the bundle's size.
-        settings: the bundle's for `fast` mode by default.
-        gate: leave out (no Steps, y None) an image that F's score calls normal, as the article does.
+        settings: the bundle's for its best mode by default.
+        gate: leave out (no Steps, y None) an image that the score calls normal, as the article does. In
+            `instant` mode, where the score is taken from the normalised image, it saves the refining steps.
         snapshot_every: every how many steps a Step carries its image.
 
     Yields:
         Steps of a batch of one; the Result is the generator's return value (`drain` gives it).
     """
-    if x.shape != (3, bundle.size, bundle.size):
-        raise ValueError(
-            f"The bundle '{bundle.name}' takes images of 3×{bundle.size}×{bundle.size}, not {tuple(x.shape)}."
-        )
-    x, settings = x.detach().float().cpu(), settings or bundle.settings()
-    center, scale = bundle.require_center(), bundle.scale(settings.mode)
+    x, settings = _check_image(x, bundle), settings or bundle.settings()
+    parts = _parts(bundle, settings)
     start = time.perf_counter()
-    score = float(center.score(features_of(bundle.f_net, x[None])))
-    if gate and score <= center.threshold:
-        return Result(
-            method=settings.mode,
-            score=score,
-            threshold=center.threshold,
-            x=x,
-            y=None,
-            anomaly_map=None,
-            smoothing=settings.smoothing,
-            scale=scale,
-            losses={},
-            seconds=time.perf_counter() - start,
-        )
-    steps = ano_unet.reconstruct(
-        x[None], bundle.f_net, center, settings, bundle.identity, snapshot_every=snapshot_every
-    )
+    score, threshold = _score_before(x, bundle, settings), bundle.threshold(settings)
+    if settings.mode == "instant" and (settings.steps == 0 or (gate and score <= threshold)):
+        settings = replace(settings, steps=0)
+        (result,) = _instant([x], bundle, settings)
+        losses = {name: torch.tensor(values) for name, values in result.losses.items()}
+        yield Step(index=0, total=0, losses=losses, image=result.y[None])
+        return result
+    if gate and score <= threshold:
+        return _left_out(x, bundle, settings, score, time.perf_counter() - start)
+    steps = ano_unet.reconstruct(x[None], bundle.f_net, *parts, snapshot_every=snapshot_every)
     curves: dict[str, list[float]] = {}
     y = None
     try:
@@ -208,30 +287,143 @@ def visualize(
             yield step
     finally:
         steps.close()
+    evidence = None
+    if bundle.local is not None:
+        evidence = ano_unet.compare(x[None], y, bundle.f_net, bundle.local)
+    losses = {name: tuple(values) for name, values in curves.items()}
+    maps = map_set(x[None], y, evidence, settings.smoothing)
+    return _judged(
+        x,
+        y[0],
+        {k: m[0] for k, m in maps.items()},
+        bundle,
+        settings,
+        losses,
+        time.perf_counter() - start,
+        score,
+    )
+
+
+def _check_image(x: Tensor, bundle: Bundle) -> Tensor:
+    if x.shape != (3, bundle.size, bundle.size):
+        raise ValueError(
+            f"The bundle '{bundle.name}' takes images of 3×{bundle.size}×{bundle.size}, not {tuple(x.shape)}."
+        )
+    return x.detach().float().cpu()
+
+
+def _parts(
+    bundle: Bundle, settings: ano_unet.Settings
+) -> tuple[Center | LocalCenters, ano_unet.Settings, UNet | None]:
+    """C, the settings and the U-Net to start from, as `reconstruct` takes them; says what is missing."""
+    center = bundle.require_local() if settings.center == "local" else bundle.require_center()
+    start = bundle.require_instant() if settings.mode == "instant" else bundle.identity
+    return center, settings, start
+
+
+def _score_before(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> float:
+    """The score that needs no normalised image: F's, or for local centres the peak of the distance map."""
+    if settings.center == "global":
+        return float(bundle.require_center().score(features_of(bundle.f_net, x[None])))
+    if settings.mode == "instant":
+        if settings.steps == 0:
+            return math.nan
+        (result,) = _instant([x], bundle, replace(settings, steps=0))
+        return result.score
+    local = bundle.require_local()
+    with torch.no_grad():
+        d = local.distance(patches(x[None].to(bundle.device), bundle.f_net, local.settings)).cpu()
+    shown = smooth(enlarge(d, x.shape[-1]), settings.smoothing * x.shape[-1] / 96)
+    return float(shown.max()) / bundle.scale(settings.method, "distance")
+
+
+def _instant(images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settings) -> list[Result]:
+    """`instant` mode without refining: all images in one pass."""
+    start = time.perf_counter()
+    x, local = torch.stack(list(images)), bundle.require_local()
+    evidence = ano_unet.redraw(x, bundle.f_net, local, bundle.require_instant())
+    maps = map_set(x, evidence.y, evidence, settings.smoothing)
+    reconstruction = (x - evidence.y).abs().mean(dim=(1, 2, 3))
+    centering = local.centering(evidence.after)
+    losses = {"L_R": reconstruction, "L_C": centering, "L": reconstruction + settings.beta * centering}
+    seconds = (time.perf_counter() - start) / len(x)
+    return [
+        _judged(
+            x[i],
+            evidence.y[i],
+            {name: m[i] for name, m in maps.items()},
+            bundle,
+            settings,
+            {name: (float(values[i]),) for name, values in losses.items()},
+            seconds,
+        )
+        for i in range(len(x))
+    ]
+
+
+def _judged(
+    x: Tensor,
+    y: Tensor,
+    maps: dict[str, Tensor],
+    bundle: Bundle,
+    settings: ano_unet.Settings,
+    losses: Mapping[str, tuple[float, ...]],
+    seconds: float,
+    score: float = math.nan,
+) -> Result:
+    method = settings.method
+    usual = USUAL_MAP.get(method, "residual")
+    scales = {name: bundle.scale(method, name) for name in maps}
+    if settings.mode == "instant":
+        score = float(maps[usual].max()) / scales[usual]
     return Result(
-        method=settings.mode,
+        method=method,
         score=score,
-        threshold=center.threshold,
+        threshold=bundle.threshold(settings),
         x=x,
-        y=y[0],
-        anomaly_map=heat_map(x[None], y, settings.smoothing)[0],
+        y=y,
+        anomaly_map=maps[usual],
         smoothing=settings.smoothing,
-        scale=scale,
-        losses={name: tuple(values) for name, values in curves.items()},
-        seconds=time.perf_counter() - start,
+        scale=scales[usual],
+        losses=losses,
+        seconds=seconds,
+        limit=bundle.limit(method),
+        maps=maps,
+        scales=scales,
+        limits={name: bundle.limit(method, name) for name in maps},
+    )
+
+
+def _left_out(x: Tensor, bundle: Bundle, settings: ano_unet.Settings, score: float, seconds: float) -> Result:
+    return Result(
+        method=settings.method,
+        score=score,
+        threshold=bundle.threshold(settings),
+        x=x,
+        y=None,
+        anomaly_map=None,
+        smoothing=settings.smoothing,
+        scale=bundle.scale(settings.method),
+        losses={},
+        seconds=seconds,
     )
 
 
 def visualize_many(
     images: Iterable[Tensor], bundle: Bundle, settings: ano_unet.Settings | None = None, *, gate: bool = False
 ) -> Iterator[Result | ArithmeticError]:
-    """`visualize` for a stream of images, in order; in `fast` mode on a CPU every core takes an image.
+    """`visualize` for a stream of images, in order.
 
-    Results are the same as one by one, and memory does not grow with the number of images: no more are taken
-    from the stream than are being worked on. An image whose loss diverged gives its error instead.
+    `instant` mode takes eight images in one pass; on a CPU `fast` mode and refining give every core an image.
+    Results are the same as one by one (in `instant` mode to float rounding), and memory does not grow with
+    the number of images: no more are taken from the stream than are being worked on. An image whose loss diverged gives its error instead.
     """
     settings = settings or bundle.settings()
-    spread = bundle.device.type == "cpu" and settings.mode == "fast"
+    if settings.mode == "instant" and settings.steps == 0:
+        for batch in batched((_check_image(x, bundle) for x in images), INSTANT_BATCH):
+            yield from _instant(batch, bundle, settings)
+        return
+    spread = bundle.device.type == "cpu" and settings.mode != "article"
     workers = (os.cpu_count() or 1) if spread else 1
 
     def one(x: Tensor) -> Result | ArithmeticError:
@@ -258,6 +450,12 @@ def visualize_many(
             for future in waiting:
                 future.cancel()
             torch.set_num_threads(threads)  # MKL's count is the process's, not the worker's
+
+
+def batched(images: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        yield batch
 
 
 def visualize_anogan(
@@ -289,6 +487,10 @@ def visualize_anogan(
             scale=bundle.scale("anogan"),
             losses={name: tuple(curve[:, i].tolist()) for name, curve in curves.items()},
             seconds=seconds,
+            limit=bundle.limit("anogan"),
+            maps={"residual": maps[i]},
+            scales={"residual": bundle.scale("anogan")},
+            limits={"residual": bundle.limit("anogan")},
         )
         for i in range(len(x))
     ]
@@ -384,22 +586,30 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     center = part("center", Center.load)
     if center is not None:
         center.check(f_net, folder / PARTS["center"])
+    local = part("local", LocalCenters.load)
+    if local is not None:
+        local.check(f_net, folder / PARTS["local"])
     identity = part("identity", lambda path, sha: load_unet(path, sha)[0])
+    instant = part("instant", lambda path, sha: load_instant(path, local, sha)[0])
     gan = part("anogan", AnoGAN.load)
     try:
         size = check_size(info["size"])
         scales = {str(method): float(level) for method, level in info.get("scales", {}).items()}
+        limits = {str(method): float(level) for method, level in info.get("limits", {}).items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / 'bundle.json'} is damaged ({error}): restore it.") from error
     if gan is not None and gan.size != size:
         raise WeightsError(
             f"{folder / PARTS['anogan']} works at {gan.size} px and the bundle at {size}: train AnoGAN anew."
         )
-    for net in (f_net, identity, gan):
+    for net in (f_net, identity, instant, gan):
         if net is not None:
             net.to(device)
-    rest = {key: value for key, value in info.items() if key not in ("files", "scales")}
-    return Bundle(folder.name, folder, size, f_net, center, identity, gan, scales, rest)
+    local = local.to(device) if local is not None else None
+    rest = {key: value for key, value in info.items() if key not in ("files", "scales", "limits")}
+    return Bundle(
+        folder.name, folder, size, f_net, center, local, identity, instant, gan, scales, limits, rest
+    )
 
 
 def load_f_net(path: Path, sha256: str | None = None) -> FeatureNet:
@@ -416,20 +626,25 @@ def save_part(
     *,
     f_net: FeatureNet | None = None,
     center: Center | None = None,
+    local: LocalCenters | None = None,
     identity: UNet | None = None,
+    instant: GatedUNet | None = None,
     anogan: AnoGAN | None = None,
     meta: Mapping[str, Any] | None = None,
     scales: Mapping[str, float] | None = None,
+    limits: Mapping[str, float] | None = None,
     **info: Any,
 ) -> Path:
     """Adds parts to a bundle, or replaces them, and writes bundle.json last.
 
-    A new F takes away the C and the scales that were made from the old one, and where it is for another
-    normal class, data set or size, AnoGAN too.
+    A new F takes away what was made from the old one (both kinds of C, the instant U-Net, scales and limits),
+    and where it is for another normal class, data set or size, AnoGAN too. New local centres take away the
+    instant U-Net that was trained with the old ones.
 
     Args:
+        instant: trained with the local centres that are saved with it or are there.
         meta: provenance of the F or the U-Net that is saved (C and AnoGAN carry their own).
-        scales: methods' scales, added to those there are.
+        scales: maps' scales, added to those there are; `limits` likewise.
         info: further fields of bundle.json; `size` is needed for a new bundle.
     """
     folder = bundle_folder(name)
@@ -437,23 +652,37 @@ def save_part(
         path = folder / "bundle.json"
         now = read_info(name) if path.is_file() else {"format": 1, "files": {}, "scales": {}}
         files = now["files"]
+
+        def drop(*parts: str) -> None:
+            for part in parts:
+                files.pop(PARTS[part], None)
+                (folder / PARTS[part]).unlink(missing_ok=True)
+
         if f_net is not None:
-            outdated = [PARTS["center"]]
+            drop("center", "local", "instant")
             if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
-                outdated.append(PARTS["anogan"])
-            for file in outdated:
-                files.pop(file, None)
-                (folder / file).unlink(missing_ok=True)
-            now["scales"] = {}
+                drop("anogan")
+            now["scales"], now["limits"] = {}, {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             files[PARTS["f_net"]] = save_weights(folder / PARTS["f_net"], "f_net", f_net.state(), described)
         if center is not None:
             files[PARTS["center"]] = center.save(folder / PARTS["center"])
+        if local is not None:
+            drop("instant")
+            for kind in ("scales", "limits"):
+                now[kind] = {k: v for k, v in now.get(kind, {}).items() if k in ("fast", "article", "anogan")}
+            files[PARTS["local"]] = local.save(folder / PARTS["local"])
+        if instant is not None:
+            local = local or LocalCenters.load(folder / PARTS["local"], files.get(PARTS["local"]))
+            files[PARTS["instant"]] = save_instant(
+                folder / PARTS["instant"], instant, local, dict(meta or {})
+            )
         if identity is not None:
             files[PARTS["identity"]] = save_unet(folder / PARTS["identity"], identity, dict(meta or {}))
         if anogan is not None:
             files[PARTS["anogan"]] = anogan.save(folder / PARTS["anogan"])
         now["scales"] = now.get("scales", {}) | dict(scales or {})
+        now["limits"] = now.get("limits", {}) | dict(limits or {})
         now |= info
         check_size(now.get("size"))
         write_json(path, now)
@@ -465,6 +694,18 @@ def copy_identity(name: str, source: str = SHIPPED) -> None:
     taken = bundle_folder(source) / PARTS["identity"]
     net, meta = load_unet(taken, read_info(source)["files"].get(PARTS["identity"]))
     save_part(name, identity=net, meta=meta)
+
+
+def copy_f_net(name: str, source: str = SHIPPED, **info: Any) -> None:
+    """Gives a bundle the general F of another; a bundle that has this F already keeps what was made from it."""
+    taken = load_bundle(source, "cpu", only_f_net=True)
+    if (bundle_folder(name) / "bundle.json").is_file():
+        there = load_bundle(name, "cpu", only_f_net=True)
+        if there.f_net.fingerprint == taken.f_net.fingerprint:
+            save_part(name, **info)
+            return
+    _, meta = load_weights(taken.folder / PARTS["f_net"], "f_net")
+    save_part(name, f_net=taken.f_net, meta=meta, **info)
 
 
 def verify(name: str) -> dict[str, bool]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from anounet.feature_net import FEATURES, Backbone, FeatureNet
 from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
 
+BLOCKS = 19  # of MobileNetV2's features
+
 
 @dataclass(frozen=True)
 class FNetSettings:
@@ -21,6 +23,7 @@ class FNetSettings:
     epochs: int = 3  # times that every image is seen
     batch: int = 64  # images a step
     learning_rate: float = 1e-4  # of Adam with amsgrad
+    frozen_blocks: int = 14  # first blocks, of 19, kept as they start: patches are judged by their features
     seed: int = 0  # of the classifier's start and of the order of images
 
     def __post_init__(self) -> None:
@@ -28,12 +31,13 @@ class FNetSettings:
             ("epochs", self.epochs, 1, 1000),
             ("batch", self.batch, 2, 1024),
             ("learning rate", self.learning_rate, 1e-7, 1.0),
+            ("number of frozen blocks", self.frozen_blocks, 0, BLOCKS - 1),
         ):
             if not low <= value <= high:
                 raise ValueError(f"The {name} must lie between {low} and {high}, not {value}.")
 
 
-ARTICLE = FNetSettings(width=0.5, alpha=5.0, epochs=30, batch=128, learning_rate=1e-4)
+ARTICLE = FNetSettings(width=0.5, alpha=5.0, epochs=30, batch=128, learning_rate=1e-4, frozen_blocks=0)
 
 
 def train_f_net(
@@ -58,11 +62,14 @@ def train_f_net(
         raise ValueError("Metric learning tells classes apart: choose a data set with two classes or more.")
     device = torch.device(device)
     backbone.to(device, memory_format=torch.channels_last).train()
+    # Training the early blocks to tell classes apart costs them the fine detail that local centres go by.
+    # DOC too trains the last blocks only (Perera and Patel 2018).
+    backbone.features[: settings.frozen_blocks].eval().requires_grad_(False)
     # A local head: the metric is what stays, the classifier is thrown away.
     head = nn.Linear(FEATURES, classes)
     reinitialize(head, torch.Generator().manual_seed(settings.seed))
     head.to(device)
-    parameters = [*backbone.parameters(), *head.parameters()]
+    parameters = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, settings.learning_rate, amsgrad=True, fused=True)
     total = steps_in_all(len(images), settings.batch, settings.epochs)
     an_epoch = total // settings.epochs

@@ -9,33 +9,52 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anounet.anogan import AnoGANSettings, SearchSettings, train_anogan
-from anounet.anomaly_map import scale_from_normals
+from anounet.anomaly_map import LIMIT_QUANTILE, scale_from_normals
 from anounet.bundle import (
     SHIPPED,
+    USUAL_MAP,
     Bundle,
+    Result,
     bundle_names,
+    copy_f_net,
+    copy_identity,
     drain,
     load_bundle,
     save_part,
-    visualize,
     visualize_anogan,
+    visualize_many,
 )
-from anounet.center import HELD_BACK, Center, CenterProgress, compute_center, features_of, split_held_back
+from anounet.center import (
+    HELD_BACK,
+    MIN_IMAGES,
+    THRESHOLD_QUANTILE,
+    Center,
+    CenterProgress,
+    compute_center,
+    features_of,
+    split_held_back,
+)
 from anounet.datasets import DataError, ImageSet, choose, open_set
 from anounet.feature_net import BackboneSettings, FeatureNet, starting_backbone
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
+from anounet.instant import InstantSettings, train_instant
+from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
 from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.metrics import image_auroc
-from anounet.storage import provenance
+from anounet.storage import WeightsError, load_checkpoint, provenance, save_checkpoint
 from anounet.training import TrainingStep
+
+CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
 
 
 @dataclass(frozen=True)
@@ -122,15 +141,77 @@ def _shipped_f_net() -> FeatureNet | None:
     return load_bundle(SHIPPED, "cpu").f_net if SHIPPED in bundle_names() else None
 
 
-def make_center(f_net: FeatureNet, choice: DataChoice, count: int | None = 1000) -> Iterator[CenterProgress]:
-    """Computes C and its threshold from the normal class's training images."""
+@dataclass(frozen=True)
+class Normals:
+    """Normal images that could be read, and those that could not.
+
+    Attributes:
+        pixels: (N, 3, size, size) uint8.
+        fit: indices of those that C and G are made from.
+        held: indices of those that set thresholds and scales.
+        skipped: (name, why) of the files that could not be read.
+        facts: for the provenance.
+    """
+
+    pixels: Tensor
+    fit: Tensor
+    held: Tensor
+    skipped: tuple[tuple[str, str], ...]
+    facts: dict[str, Any]
+
+    def batches(self, size: int = 32) -> Iterator[Tensor]:
+        """All of them in order, (B, 3, size, size) in [0, 1]."""
+        for chunk in self.pixels.split(size):
+            yield chunk.float() / 255
+
+
+def read_normals(choice: DataChoice, count: int | None = 1000) -> Normals:
+    """Reads the normal class's training images; a file that can't be read is named and left out.
+
+    Raises:
+        DataError: fewer than 5 images, with how many there are and what was wrong with the others.
+    """
     images, indices = normal_images(choice, count)
+    pixels, _, skipped = images.readable(indices, choice.size)
+    if len(pixels) < MIN_IMAGES:
+        faults = "".join(f" {name}: {why}" for name, why in skipped[:3])
+        raise DataError(
+            f"'{choice.data}' has {len(pixels)} normal images that can be read, and {MIN_IMAGES} or more are "
+            f"needed: add some.{faults}"
+        )
+    fit, held = split_held_back(len(pixels), HELD_BACK, choice.seed)
+    facts = {
+        "data": choice.data,
+        "normal": choice.normal,
+        "size": choice.size,
+        "limit": count,
+        "data_sha256": _hash(pixels),
+        "skipped": [name for name, _ in skipped],
+    }
+    return Normals(pixels, torch.from_numpy(fit), torch.from_numpy(held), tuple(skipped), facts)
+
+
+def make_center(
+    f_net: FeatureNet, choice: DataChoice, count: int | None = 1000, normals: Normals | None = None
+) -> Iterator[CenterProgress]:
+    """Computes the article's C and its threshold from the normal class's training images."""
+    normals = normals or read_normals(choice, count)
     return compute_center(
+        f_net, normals.batches(), len(normals.pixels), seed=choice.seed, facts=normals.facts
+    )
+
+
+def make_local_centers(
+    f_net: FeatureNet, choice: DataChoice, settings: PatchSettings, normals: Normals | None = None
+) -> Iterator[LocalCentersProgress]:
+    """Computes C for every patch and τ from the normal class's training images."""
+    normals = normals or read_normals(choice)
+    return compute_local_centers(
         f_net,
-        images.batches(indices, choice.size),
-        len(indices),
-        seed=choice.seed,
-        facts={"data": choice.data, "normal": choice.normal, "size": choice.size, "limit": count},
+        normals.batches(),
+        len(normals.pixels),
+        replace(settings, seed=choice.seed),
+        facts=normals.facts,
     )
 
 
@@ -183,42 +264,81 @@ def identity_images(choice: DataChoice, count: int = 3000) -> Tensor:
 def held_back_normals(choice: DataChoice, limit: int, center: Center | None = None) -> Tensor:
     """Normal images that `center` was *not* computed from, for scales: (n, 3, size, size) in [0, 1]."""
     made = center.meta if center is not None else {}
-    images, indices = normal_images(choice, made.get("limit", 1000))
+    normals = read_normals(choice, made.get("limit", 1000))
     _, held = split_held_back(
-        len(indices), made.get("held_back_share", HELD_BACK), made.get("seed", choice.seed)
+        len(normals.pixels), made.get("held_back_share", HELD_BACK), made.get("seed", choice.seed)
     )
-    chosen = choose([indices[i] for i in held], limit, choice.seed)
-    return torch.cat(list(images.batches(chosen, choice.size)))
+    return normals.pixels[choose(held.tolist(), limit, choice.seed)].float() / 255
 
 
-def measure_scales(
+@dataclass(frozen=True)
+class Levels:
+    """What a method's maps reach on held-back normal images; see `Bundle.scales` and `Bundle.limits`."""
+
+    scales: dict[str, float]
+    limits: dict[str, float]
+
+
+def measure_levels(
     bundle: Bundle,
     normals: Tensor,
     counts: dict[str, int],
     on_image: Callable[[str, int, int], None] | None = None,
-) -> dict[str, float]:
-    """Each method's map on held-back normals → the level that is shown as 1.
+) -> Levels:
+    """Each method's maps on held-back normals → the level shown as 1, and the one of a reported region.
 
     Args:
         normals: (n, 3, H, W) in [0, 1].
-        counts: method → how many of the normals to use; methods that the bundle lacks are left out.
+        counts: method ("instant", "fast", "fast-local", "article", "anogan") → how many normals to use;
+            methods that the bundle lacks parts for are left out.
         on_image: told (method, done, total).
     """
-    scales = {}
+    scales: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for method, count in counts.items():
         chosen = normals[:count]
-        if not len(chosen) or (method == "anogan" and bundle.anogan is None):
+        if not len(chosen) or not _can(bundle, method):
             continue
-        if method == "anogan":
-            maps = [r.anomaly_map for r in drain(visualize_anogan(chosen, bundle, SearchSettings()))]
-        else:
-            maps, settings = [], bundle.settings(method)
-            for done, x in enumerate(chosen, 1):
-                maps.append(drain(visualize(x, bundle, settings)).anomaly_map)
-                if on_image:
-                    on_image(method, done, len(chosen))
-        scales[method] = round(scale_from_normals(maps), 6)
-    return scales
+        results = []
+        for result in _results(bundle, method, chosen):
+            results.append(result)
+            if on_image:
+                on_image(method, len(results), len(chosen))
+        usual = USUAL_MAP.get(method, "residual")
+        for name in results[0].maps:
+            maps = [r.maps[name] for r in results]
+            key = method if name == usual else f"{method}:{name}"
+            scales[key] = round(scale_from_normals(maps), 6)
+            limits[key] = round(scale_from_normals(maps, LIMIT_QUANTILE), 6)
+        if method in ("instant", "fast-local"):
+            # The score was taken in units of the old scale (or of a stand-in): once more, in the new one.
+            name = usual if method == "instant" else "distance"
+            unit = scales[method if name == usual else f"{method}:{name}"]
+            peaks = [float(r.maps[name].max()) / unit for r in results]
+            limits[f"{method}:score"] = round(float(np.quantile(peaks, THRESHOLD_QUANTILE)), 6)
+    return Levels(scales, limits)
+
+
+def _can(bundle: Bundle, method: str) -> bool:
+    needs = {
+        "instant": (bundle.local, bundle.instant),
+        "fast-local": (bundle.local, bundle.identity),
+        "fast": (bundle.center, bundle.identity),
+        "article": (bundle.center,),
+        "anogan": (bundle.anogan,),
+    }
+    return all(part is not None for part in needs[method])
+
+
+def _results(bundle: Bundle, method: str, images: Tensor) -> Iterator[Result]:
+    if method == "anogan":
+        yield from drain(visualize_anogan(images, bundle, SearchSettings()))
+        return
+    mode, _, center = method.partition("-")
+    for result in visualize_many(images, bundle, bundle.settings(mode, center=center or None)):
+        if isinstance(result, ArithmeticError):
+            raise result
+        yield result
 
 
 @dataclass(frozen=True)
@@ -237,11 +357,13 @@ class Plan:
     """All settings of `prepare`."""
 
     choice: DataChoice = field(default_factory=DataChoice)
-    f_net: FNetSettings = field(default_factory=FNetSettings)
-    identity: UNetSettings = field(default_factory=UNetSettings)
-    anogan: AnoGANSettings = field(default_factory=AnoGANSettings)
+    f_net: FNetSettings | None = None  # how to train an F of its own; None: the general F, no training
+    patches: PatchSettings = field(default_factory=PatchSettings)
+    identity: UNetSettings | None = None  # None: the general one
+    instant: InstantSettings | None = field(default_factory=InstantSettings)  # None: no `instant` mode
+    anogan: AnoGANSettings | None = None  # None: without the rival
     start: str | None = None  # F's starting weights (see `starting_backbone`)
-    article_scale: int = 2  # normals redrawn in article mode for its scale: most of a minute each on a CPU
+    article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
 
 
 def prepare(
@@ -249,27 +371,98 @@ def prepare(
 ) -> Iterator[Stage]:
     """Makes the bundle `name`, saving each part as soon as it is done.
 
+    A training of the instant U-Net that was cut off goes on where it was, when all its settings are the same.
+
     Args:
         command: what made it, kept in bundle.json.
         fast: the bundle's own settings for `fast` mode, where they differ from the program's.
     """
-    start = time.time()
-    data = f_net_data(plan.choice)
-    for step, facts in make_f_net(data, plan.f_net, plan.start, device):
-        if step.model is not None:
-            described = describe(plan.choice, command=command, settings={"fast": fast} if fast else {})
-            save_part(name, f_net=step.model, meta=facts, **described)
-        yield Stage("f-Net", step.step, step.total, dict(step.metrics))
-    f_net = load_bundle(name, device).f_net
-    del data
-    for progress in make_center(f_net, plan.choice):
-        if progress.center is not None:
-            save_part(name, center=progress.center)
-        yield Stage("C", progress.done, progress.total, {})
-    yield from make_identity(name, plan.choice, plan.identity, device)
-    yield from make_anogan(name, plan.choice, plan.anogan, device)
-    yield from make_scales(name, plan.choice, plan.article_scale, device)
+    start, choice = time.time(), plan.choice
+    described = describe(choice, command=command, settings={"fast": fast} if fast else {})
+    if plan.f_net is not None:
+        data = f_net_data(choice)
+        for step, facts in make_f_net(data, plan.f_net, plan.start, device):
+            if step.model is not None:
+                save_part(name, f_net=step.model, meta=facts, **described)
+            yield Stage("f-Net", step.step, step.total, dict(step.metrics))
+        del data
+    else:
+        copy_f_net(name, **described)
+    yield from make_centers(name, choice, plan.patches, device)
+    if plan.identity is not None:
+        yield from make_identity(name, choice, plan.identity, device)
+    else:
+        copy_identity(name)
+    if plan.instant is not None:
+        yield from make_instant(name, choice, plan.instant, device)
+    if plan.anogan is not None:
+        yield from make_anogan(name, choice, plan.anogan, device)
+    yield from make_scales(name, choice, plan.article_scale, device)
     save_part(name, seconds_to_prepare=round(time.time() - start))
+
+
+def make_centers(
+    name: str, choice: DataChoice, settings: PatchSettings, device: torch.device | str
+) -> Iterator[Stage]:
+    """Computes both kinds of C from the normal images, and saves them.
+
+    Local centres that come out as they were stay, and the instant U-Net trained with them.
+    """
+    bundle, normals = load_bundle(name, device, only_f_net=True), read_normals(choice)
+    for progress in make_center(bundle.f_net, choice, normals=normals):
+        if progress.center is not None:
+            save_part(name, center=progress.center, **describe(choice))
+        yield Stage("C", progress.done, progress.total, {"left out": float(len(normals.skipped))})
+    for progress in make_local_centers(bundle.f_net, choice, settings, normals):
+        if progress.centers is not None and not _same_centers(name, progress.centers):
+            save_part(name, local=progress.centers)
+        yield Stage("local centres", progress.done, progress.total, {})
+
+
+def _same_centers(name: str, centers: LocalCenters) -> bool:
+    try:
+        there = load_bundle(name, "cpu").local
+    except WeightsError:
+        return False
+    return there is not None and there.fingerprint == centers.fingerprint and there.tau == centers.tau
+
+
+def make_instant(
+    name: str,
+    choice: DataChoice,
+    settings: InstantSettings,
+    device: torch.device | str,
+    *,
+    resume: bool = True,
+) -> Iterator[Stage]:
+    """Trains the U-Net of `instant` mode on the normals that set no threshold, and saves it as it goes.
+
+    Every 50 steps the net is saved with all that the training needs to go on: after a crash the same call
+    continues there, and what was saved last works.
+
+    Args:
+        resume: go on from where a training with the same data and settings was cut off.
+    """
+    bundle, normals = load_bundle(name, device), read_normals(choice)
+    local, path = bundle.require_local(), bundle.folder / CHECKPOINT
+    before = load_checkpoint(path) if resume else None
+    mark = {"data_sha256": normals.facts["data_sha256"], "centers": local.fingerprint}
+    go_on = before is not None and before.get("mark") == mark and before.get("plan") == asdict(settings)
+    images = normals.pixels[normals.fit]
+    steps = train_instant(
+        images, bundle.f_net, local, settings, resume=before["checkpoint"] if go_on else None
+    )
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                facts = normals.facts | {"images": len(images), "settings": asdict(settings)}
+                meta = provenance(**facts, steps=step.step, metrics=dict(step.metrics))
+                save_part(name, instant=step.model, meta=meta)
+            if step.checkpoint is not None:
+                kept = {"mark": mark, "plan": asdict(settings), "checkpoint": dict(step.checkpoint)}
+                save_checkpoint(path, kept)
+            yield Stage("instant U-Net", step.step, step.total, dict(step.metrics), step.samples)
+    path.unlink(missing_ok=True)
 
 
 def describe(choice: DataChoice, **info: Any) -> dict[str, Any]:
@@ -326,13 +519,14 @@ def make_anogan(
 
 
 def make_scales(name: str, choice: DataChoice, article: int, device: torch.device | str) -> Iterator[Stage]:
-    """Measures and saves the scale of each method's map on held-back normals."""
+    """Measures and saves the levels of each method's maps on held-back normals."""
     bundle = load_bundle(name, device)
-    counts = {"fast": 16, "anogan": 16, "article": article}
-    normals = held_back_normals(choice, 16, bundle.center)
+    counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "article": article}
+    normals = held_back_normals(choice, max(counts.values()), bundle.center)
     for done, (method, count) in enumerate(counts.items()):
         yield Stage("scales", done, len(counts), {})
-        save_part(name, scales=measure_scales(bundle, normals, {method: count}))
+        levels = measure_levels(bundle, normals, {method: count})
+        save_part(name, scales=levels.scales, limits=levels.limits)
     yield Stage("scales", len(counts), len(counts), {})
 
 

@@ -139,6 +139,22 @@ def load_weights(
     return {name: tensor.float() for name, tensor in state.items()}, meta
 
 
+def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Saves what a training goes on from (tensors as they are, numbers, strings), whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote; None where there is nothing, or nothing that can be read."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged checkpoint is worth as much as none: the training starts anew
+        return None
+    return checkpoint if isinstance(checkpoint, dict) else None
+
+
 def load_state_file(path: Path) -> dict[str, Tensor]:
     """Loads a plain PyTorch state dict (starting weights named by the user), with the same care."""
     payload = _load_pickle_free(path, None)

@@ -21,6 +21,7 @@ class TrainingStep:
         metrics: name → value, averaged over this batch.
         model: a frozen copy of what is trained, at the end of each epoch and of the training, else None.
         samples: (n, 3, H, W) in [0, 1] to look at, now and then, else None.
+        checkpoint: all that is needed to go on from this step, now and then, else None.
     """
 
     step: int
@@ -28,6 +29,7 @@ class TrainingStep:
     metrics: Mapping[str, float]
     model: Any = None
     samples: Tensor | None = None
+    checkpoint: Mapping[str, Any] | None = None
 
 
 class TrainingError(ArithmeticError):

@@ -25,6 +25,8 @@ class UNet(nn.Module):
     With `image_skip` the net draws a change of x rather than x: y = sigmoid(logit(x) + head(…)).
     """
 
+    inputs = outputs = 3
+
     def __init__(
         self, width: int = 64, depth: int = 5, norm: str = "instance", image_skip: bool = False
     ) -> None:
@@ -38,17 +40,25 @@ class UNet(nn.Module):
         self.width, self.depth, self.norm, self.image_skip = width, depth, norm, image_skip
         channels = [width * 2**level for level in range(depth)]
         self.down = nn.ModuleList(
-            _level(before, after, norm) for before, after in zip([3, *channels], channels, strict=False)
+            _level(before, after, norm)
+            for before, after in zip([self.inputs, *channels], channels, strict=False)
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2) for c in reversed(channels[:-1])
         )
         self.merge = nn.ModuleList(_level(2 * c, c, norm) for c in reversed(channels[:-1]))
-        self.head = nn.Conv2d(width, 3, kernel_size=1)
+        self.head = nn.Conv2d(width, self.outputs, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Redraws x: (B, 3, H, W) in [0, 1] → (B, 3, H, W) in (0, 1); 2^(depth − 1) divides H and W."""
-        image, skips = x, []
+        drawn = self._drawn(x)
+        if self.image_skip:  # black and white have no logit: half a grey level inside stands for them
+            drawn = drawn + torch.logit(x, eps=0.5 / 255)
+        return torch.sigmoid(drawn)
+
+    def _drawn(self, x: Tensor) -> Tensor:
+        """What the head draws, before the sigmoid: (B, inputs, H, W) → (B, outputs, H, W)."""
+        skips = []
         for level in self.down[:-1]:
             x = level(x)
             skips.append(x)
@@ -56,10 +66,7 @@ class UNet(nn.Module):
         x = self.down[-1](x)
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = merge(torch.cat((skip, up(x)), dim=1))
-        drawn = self.head(x)
-        if self.image_skip:  # black and white have no logit: half a grey level inside stands for them
-            drawn = drawn + torch.logit(image, eps=0.5 / 255)
-        return torch.sigmoid(drawn)
+        return self.head(x)
 
     @staticmethod
     def fresh(
@@ -71,19 +78,7 @@ class UNet(nn.Module):
         """
         with torch.device("meta"):  # no draw from the global generator, no work done twice
             net = UNet(width, depth, norm, image_skip)
-        net.to_empty(device="cpu")
-        with torch.no_grad():
-            for module in net.modules():
-                if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                    # Each output of a 2×2 transposed convolution of stride 2 sees one input pixel.
-                    taps = 1 if isinstance(module, nn.ConvTranspose2d) else math.prod(module.kernel_size)
-                    std = math.sqrt(2 / (module.in_channels * taps))
-                    module.weight.normal_(0.0, std, generator=generator)
-                    module.bias.zero_()
-                elif isinstance(module, nn.GroupNorm | nn.InstanceNorm2d):
-                    module.weight.fill_(1.0)
-                    module.bias.zero_()
-        return net
+        return _drawn_at_random(net, generator)
 
     @staticmethod
     def identity(width: int, depth: int, generator: torch.Generator) -> UNet:
@@ -91,6 +86,58 @@ class UNet(nn.Module):
         net = UNet.fresh(width, depth, "group", generator, image_skip=True)
         nn.init.zeros_(net.head.weight)
         return net
+
+
+class GatedUNet(UNet):
+    """A small U-Net that decides where to redraw, and draws there: y = x + a · (paint − x).
+
+    It sees the image and, beside it, how far each patch lies from the normal ones; it draws a paint and a
+    gate a, both in (0, 1). Where the gate is shut the image passes through untouched, which no net that draws
+    every pixel anew can do; where it is open the paint owes nothing to what was there. (A gate over two
+    sources: Srivastava et al. 2015, highway networks.)
+    """
+
+    inputs = outputs = 4
+
+    def __init__(self, width: int = 16, depth: int = 4) -> None:
+        super().__init__(width, depth, "group")
+
+    def forward(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Redraws x: (B, 3, H, W) in [0, 1] and (B, 1, H, W) → y, (B, 3, H, W), and the gate's logits.
+
+        2^(depth − 1) divides H and W; the gate is the sigmoid of the logits, (B, 1, H, W).
+        """
+        together = torch.cat((x, seen), dim=1).contiguous(memory_format=torch.channels_last)
+        drawn = self._drawn(together)
+        gate = drawn[:, 3:]
+        return torch.lerp(x, torch.sigmoid(drawn[:, :3]), torch.sigmoid(gate)), gate
+
+    @staticmethod
+    def shut(width: int, depth: int, colour: Tensor, generator: torch.Generator) -> GatedUNet:
+        """Random weights and an almost shut gate (a = 0.05) over paint of one colour, (3,) in (0, 1)."""
+        with torch.device("meta"):
+            net = GatedUNet(width, depth)
+        _drawn_at_random(net, generator)
+        with torch.no_grad():
+            net.head.weight.zero_()
+            net.head.bias.copy_(torch.cat((torch.logit(colour, eps=0.01), torch.tensor([-3.0]))))
+        return net
+
+
+def _drawn_at_random(net: nn.Module, generator: torch.Generator) -> nn.Module:
+    net.to_empty(device="cpu")
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # Each output of a 2×2 transposed convolution of stride 2 sees one input pixel.
+                taps = 1 if isinstance(module, nn.ConvTranspose2d) else math.prod(module.kernel_size)
+                std = math.sqrt(2 / (module.in_channels * taps))
+                module.weight.normal_(0.0, std, generator=generator)
+                module.bias.zero_()
+            elif isinstance(module, nn.GroupNorm | nn.InstanceNorm2d):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+    return net
 
 
 def _level(before: int, after: int, norm: str) -> nn.Sequential:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anounet import images as image_module
-from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, choose, open_set
+from anounet.cli import main
+from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, choose, layout_of, open_set
+from anounet.datasets import files as files_module
 from anounet.datasets.folders import FolderSet
+from anounet.datasets.masks import fit_mask
+from anounet.datasets.plain import PlainSet
 from anounet.images import MAX_BYTES, ImageError, png_bytes
 
 Layout = Callable[[Path, Iterable[str]], Path]
+Write = Callable[[Path, Mapping[str, bytes]], Path]
 
 
 def png(name: str) -> bytes:
@@ -25,22 +34,40 @@ def png(name: str) -> bytes:
     return png_bytes(np.broadcast_to(colour, (8, 8, 3)).copy())
 
 
-def as_folder(root: Path, names: Iterable[str]) -> Path:
-    for name in names:
+def image_bytes(image: Image.Image, format: str, **settings: Any) -> bytes:
+    """The image as a file."""
+    buffer = BytesIO()
+    image.save(buffer, format, **settings)
+    return buffer.getvalue()
+
+
+def write_folder(root: Path, tree: Mapping[str, bytes]) -> Path:
+    """The files by name in the folder `root`/set."""
+    for name, data in tree.items():
         path = root / "set" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(name))
+        path.write_bytes(data)
     return root / "set"
 
 
-def as_zip(root: Path, names: Iterable[str]) -> Path:
+def write_zip(root: Path, tree: Mapping[str, bytes]) -> Path:
+    """The files by name in `root`/set.zip."""
     with zipfile.ZipFile(root / "set.zip", "w") as archive:
-        for name in names:
-            archive.writestr(name, png(name))
+        for name, data in tree.items():
+            archive.writestr(name, data)
     return root / "set.zip"
 
 
-both = pytest.mark.parametrize("lay_out", [as_folder, as_zip])
+def as_folder(root: Path, names: Iterable[str]) -> Path:
+    return write_folder(root, {name: png(name) for name in names})
+
+
+def as_zip(root: Path, names: Iterable[str]) -> Path:
+    return write_zip(root, {name: png(name) for name in names})
+
+
+both = pytest.mark.parametrize("write", [write_folder, write_zip])
+both_by_name = pytest.mark.parametrize("lay_out", [as_folder, as_zip])
 
 
 def many(pattern: str, count: int = 60) -> list[str]:
@@ -135,10 +162,58 @@ def test_choose_is_deterministic() -> None:
     assert all(type(number) is int for number in first)
 
 
+# --- masks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [96, 112, 496])
+@pytest.mark.parametrize("slope", [0.0, 0.3, 1.0])
+def test_a_line_of_one_pixel_survives_shrinking(size: int, slope: float) -> None:
+    line = np.zeros((512, 512), bool)
+    x = np.arange(40, 470)
+    line[(25 + slope * x).astype(int), x] = True
+    for mask in (line, line.T):
+        shrunk = fit_mask(mask, size)
+        assert shrunk.shape == (size, size) and shrunk.dtype == bool
+        scale = size / 512
+        covered = shrunk.any(0) if mask is line else shrunk.any(1)
+        assert covered[round(41 * scale) : int(469 * scale)].all()  # all along, without a gap
+        assert shrunk.sum() < 3 * 430 * scale  # and it stays thin
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (700, 1000), (97, 500)])
+def test_no_marked_pixel_vanishes(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for y, x in zip(rng.integers(0, shape[0], 200), rng.integers(0, shape[1], 200), strict=True):
+        mask = np.zeros(shape, bool)
+        mask[y, x] = True
+        ((row, column),) = np.argwhere(fit_mask(mask, 96))
+        assert abs((row + 0.5) / 96 - (y + 0.5) / shape[0]) < 0.6 / 96 + 0.5 / shape[0]
+        assert abs((column + 0.5) / 96 - (x + 0.5) / shape[1]) < 0.6 / 96 + 0.5 / shape[1]
+
+
+def test_a_blob_keeps_its_area() -> None:
+    y, x = np.ogrid[:512, :512]
+    blob = (x - 200) ** 2 / 60**2 + (y - 300) ** 2 / 25**2 <= 1
+    assert fit_mask(blob, 96).mean() == pytest.approx(blob.mean(), rel=0.05)
+    with_tail = blob.copy()
+    with_tail[300, 200:460] = True
+    tail = fit_mask(with_tail, 96)[:, 55:85]
+    assert tail.any(0).all() and tail.sum(0).max() == 1  # thin where the scratch is
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_mask_of_the_size_asked_for_stays_as_it_is(size: int) -> None:
+    mask = np.random.default_rng(0).random((size, size)) < 0.3
+    assert (fit_mask(mask, size) == mask).all()
+    assert (fit_mask(mask, 2 * size) == mask.repeat(2, 0).repeat(2, 1)).all()
+    assert not fit_mask(np.zeros((500, 300), bool), size).any()
+    assert fit_mask(np.ones((500, 300), bool), size).all()
+
+
 # --- layouts of folders and ZIPs ---------------------------------------------------------------------
 
 
-@both
+@both_by_name
 @pytest.mark.parametrize("top", ["", "everything/"])
 def test_train_and_test(lay_out: Layout, tmp_path: Path, top: str) -> None:
     train, test = many("train/cat/{}.png") + many("train/dog/{}.png"), many("test/cat/{}.png", 5)
@@ -150,7 +225,7 @@ def test_train_and_test(lay_out: Layout, tmp_path: Path, top: str) -> None:
     assert FolderSet(path, "test").classes == ("cat", "dog")
 
 
-@both
+@both_by_name
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
 def test_train_and_validation(lay_out: Layout, tmp_path: Path, val: str) -> None:
     train, held = many("train/cat/{}.png"), many(val + "/cat/{}.png", 7)
@@ -160,7 +235,7 @@ def test_train_and_validation(lay_out: Layout, tmp_path: Path, val: str) -> None
     assert 1 <= len(found["validation"]) <= 15 and found["validation"] < set(train)
 
 
-@both
+@both_by_name
 def test_train_validation_and_test(lay_out: Layout, tmp_path: Path) -> None:
     layout = {
         s: many(f"{folder}/cat/{{}}.png", 20)
@@ -170,7 +245,7 @@ def test_train_validation_and_test(lay_out: Layout, tmp_path: Path) -> None:
     assert found == {split: set(names) for split, names in layout.items()}
 
 
-@both
+@both_by_name
 @pytest.mark.parametrize("top", ["", "everything/"])
 def test_flat_classes_are_split_by_their_names(lay_out: Layout, tmp_path: Path, top: str) -> None:
     names = many("cat/{}.png", 150) + many("dog/{}.jpg", 150)
@@ -180,7 +255,7 @@ def test_flat_classes_are_split_by_their_names(lay_out: Layout, tmp_path: Path, 
     assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.08)
 
 
-@both
+@both_by_name
 def test_an_image_stays_in_its_split_when_others_come(lay_out: Layout, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -190,14 +265,14 @@ def test_an_image_stays_in_its_split_when_others_come(lay_out: Layout, tmp_path:
         assert first[split] & set(more) == second[split] & set(few)
 
 
-@both
+@both_by_name
 def test_one_class_alone(lay_out: Layout, tmp_path: Path) -> None:
     path = lay_out(tmp_path, many("cat/{}.png", 30))
     assert FolderSet(path, "train").classes == ("cat",)
     check_disjoint_and_complete(splits(path), many("cat/{}.png", 30))
 
 
-@both
+@both_by_name
 def test_hidden_files_and_other_files_are_passed_over(lay_out: Layout, tmp_path: Path) -> None:
     good = many("train/cat/{}.png", 20) + many("test/cat/{}.JPEG", 3)
     junk = [
@@ -220,7 +295,7 @@ def test_macosx_folder_does_not_hide_a_common_top_folder(tmp_path: Path) -> None
     check_disjoint_and_complete(splits(path), many("cat/{}.png", 20))
 
 
-@both
+@both_by_name
 def test_pixels_belong_to_their_item(lay_out: Layout, tmp_path: Path) -> None:
     path = lay_out(tmp_path, [f"train/{c}/{c}{n}.png" for c in ("cat", "dog") for n in range(9)])
     images = FolderSet(path, "train")
@@ -234,7 +309,7 @@ def test_pixels_belong_to_their_item(lay_out: Layout, tmp_path: Path) -> None:
     assert not any(item.defect for item in images.items)
 
 
-@both
+@both_by_name
 @pytest.mark.parametrize("names", [["a.png", "b.png"], ["train/cat/readme.txt"], ["a/b/c/d/e.png"]])
 def test_no_class_folders_are_refused(lay_out: Layout, tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError, match="holds no images in class folders: put each class"):
@@ -310,6 +385,103 @@ def test_an_encrypted_entry_ends_one_image_only(tmp_path: Path) -> None:
         FolderSet(path, "test").pixels(0, 32)
 
 
+@both_by_name
+def test_a_set_is_read_from_another_working_folder(
+    lay_out: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, many("test/cat/{}.png", 3))
+    monkeypatch.chdir(tmp_path)
+    images = FolderSet("set" if lay_out is as_folder else "set.zip", "test")
+    monkeypatch.chdir("/")
+    assert images.pixels(0, 32).shape == (32, 32, 3)
+
+
+def test_names_as_some_packers_write_them(tmp_path: Path) -> None:
+    names = [*(f"./train/cat/{n}.png" for n in range(9)), *(f"test\\cat\\{n}.png" for n in range(4))]
+    images = FolderSet(as_zip(tmp_path, names), "test")
+    assert [item.name for item in images.items] == many("test/cat/{}.png", 0) + [
+        f"test/cat/{n}.png" for n in range(4)
+    ]
+    assert (images.pixels(2, 32) == image_module.decode(png(names[11]), "x", 32).pixels).all()
+    assert len(FolderSet(tmp_path / "set.zip", "train")) > 4
+
+
+def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "MAX_FILES", 20)
+    for path in (as_folder(tmp_path, many("cat/{}.png", 21)), as_zip(tmp_path, many("cat/{}.png", 21))):
+        with pytest.raises(DataError, match="holds more than 20 files: split it up"):
+            FolderSet(path, "train")
+
+
+# --- a plain folder of normal images -----------------------------------------------------------------
+
+
+def normals() -> dict[str, bytes]:
+    """Images of mixed sizes and modes, whose brightness rises from one to the next."""
+    grey = {name: Image.new("L", (40 + 9 * n, 70 - 5 * n), 40 * n) for n, name in enumerate("abcdef")}
+    deep = np.full((33, 65), 40 * 2 * 257, np.uint16)
+    half = Image.new("RGBA", (50, 60), (120, 120, 120, 255))
+    return {
+        "a grey.png": image_bytes(grey["a"], "PNG"),
+        "b colour.jpg": image_bytes(grey["b"].convert("RGB"), "JPEG", quality=95),
+        "c deep.tif": image_bytes(Image.fromarray(deep), "TIFF"),
+        "d alpha.png": image_bytes(half, "PNG"),
+        "e palette.gif": image_bytes(grey["e"].convert("RGB").convert("P"), "GIF"),
+        "f cmyk.JPEG": image_bytes(grey["f"].convert("RGB").convert("CMYK"), "JPEG", quality=95),
+    }
+
+
+@both
+def test_a_plain_folder_of_mixed_images(write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path, normals() | {"notes.txt": b"text", ".hidden.png": b"", "Thumbs.db": b""})
+    assert layout_of(path) == "plain"
+    images = open_set(str(path), "train")
+    assert isinstance(images, PlainSet) and images.classes == ("set",) and images.name == "set"
+    assert [item.name for item in images.items] == list(normals())
+    assert {(item.class_name, item.defect) for item in images.items} == {("set", "")}
+    x, kept, skipped = images.readable(images.where(), 48)
+    assert x.shape == (6, 3, 48, 48) and x.dtype == torch.uint8
+    assert (kept, skipped) == ([0, 1, 2, 3, 4, 5], [])
+    levels = x.float().mean((1, 2, 3)).tolist()
+    assert levels == pytest.approx([0, 40, 80, 120, 160, 200], abs=3)
+    assert [len(open_set(str(path), split)) for split in SPLITS] == [6, 0, 0]
+    assert open_set(str(path), "test").classes == ("set",)
+    assert not images.has_masks and images.mask(0, 32) is None
+
+
+def test_a_zip_s_one_folder_is_its_wrapping(tmp_path: Path) -> None:
+    tree = {f"my normals/{name}": data for name, data in normals().items()}
+    path = write_zip(tmp_path, tree | {"__MACOSX/my normals/._a grey.png": b""})
+    images = open_set(str(path), "train")
+    assert isinstance(images, PlainSet) and images.classes == ("set",)
+    assert [item.name for item in images.items] == list(normals())
+    assert images.pixels(1, 32).mean() == pytest.approx(40, abs=2)
+
+
+@both
+def test_damaged_images_are_named_and_the_others_read(write: Write, tmp_path: Path) -> None:
+    damaged = {"aa broken.png": b"no image", "bb empty.jpg": b"", "cc cut.png": normals()["a grey.png"][:60]}
+    images = PlainSet(write(tmp_path, normals() | damaged), "train")
+    order = list(range(len(images)))[::-1]
+    x, kept, skipped = images.readable(order, 32)
+    assert [images.items[i].name for i in kept] == sorted(normals(), reverse=True)
+    assert torch.equal(x, images.tensor(kept, 32))
+    assert [name for name, _ in skipped] == sorted(damaged, reverse=True)
+    for name, reason in skipped:
+        assert name in reason and reason.endswith((".", "retry.")) and "\n" not in reason
+    x, kept, skipped = images.readable([images.where()[1]], 32)
+    assert x.shape == (0, 3, 32, 32) and not kept and len(skipped) == 1
+    with pytest.raises(ValueError, match="multiple of 16"):  # nobody's damage
+        images.readable(order, 33)
+    with pytest.raises(ImageError):
+        images.tensor(order, 32)
+
+
+def test_no_images_directly_inside_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no images directly inside: put the normal images there"):
+        PlainSet(as_folder(tmp_path, ["cat/a.png"]), "train")
+
+
 # --- by name -----------------------------------------------------------------------------------------
 
 
@@ -336,7 +508,8 @@ def test_sets_are_found_by_name_in_the_folder_of_data(data: Path) -> None:
     assert pets.name == "pets" and pets.classes == ("cat",) and len(pets) > 5
     assert open_set("dogs", "train").classes == ("dog",)
     assert isinstance(open_set("textures", "test"), TextureSet)
-    assert open_set(str(data / "pets.zip"), "train").classes == ("cat",)  # by its path, too
+    by_path = open_set(str(data / "pets.zip"), "train")
+    assert by_path.classes == ("cat",) and by_path.name == "pets"
 
 
 def test_the_working_folder_s_data_comes_second(data: Path, tmp_path: Path) -> None:
@@ -353,6 +526,97 @@ def test_an_unknown_set_is_refused_with_where_it_was_looked_for(data: Path) -> N
         open_set("pets", "train")
     assert "no data set 'pets'" in str(caught.value)
     assert str(data) in str(caught.value) and "'data'" in str(caught.value)
+
+
+@both_by_name
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        (["cat/1.png", "dog/1.png"], "classes"),
+        (["cat/1.png", "dog/1.png", "cover.png"], "classes"),
+        (["train/cat/1.png", "test/cat/1.png"], "classes"),
+        (["1.png", "2.png", "masks/1_mask.png", "masks/2_mask.png"], "plain"),  # as `samples` writes them
+        (["1.png"], "plain"),
+        (["x/train/good/1.png", "x/test/hole/1.png"], "mvtec"),
+        (["Class1/1.png", "Class1_def/1.png"], "dagm"),
+        (["Class1/Test/1.PNG", "Class1/Train/2.PNG"], "dagm"),
+        (["a/b/c/d/1.png"], None),
+        (["images-idx3-ubyte", "labels.txt"], None),
+        ([], None),
+    ],
+)
+def test_layouts_are_told_apart(
+    lay_out: Layout, tmp_path: Path, names: list[str], layout: str | None
+) -> None:
+    (tmp_path / "set").mkdir()
+    path = lay_out(tmp_path, names)
+    assert layout_of(path) == layout
+    if layout is None:
+        with pytest.raises(DataError) as caught:
+            open_set(str(path), "train")
+        for word in ("DAGM 2007", "MVTec AD", "class folders", "images directly inside", str(path)):
+            assert word in str(caught.value)
+
+
+def test_one_folder_is_a_class_in_a_folder_and_a_wrapping_in_a_zip(tmp_path: Path) -> None:
+    assert layout_of(as_folder(tmp_path, many("cat/{}.png", 9))) == "classes"
+    assert layout_of(as_zip(tmp_path, many("cat/{}.png", 9))) == "plain"
+
+
+def test_what_is_no_folder_and_no_zip_has_no_layout(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"no zip")
+    with pytest.raises(DataError, match="not a ZIP"):
+        layout_of(tmp_path / "a.zip")
+    with pytest.raises(DataError, match="neither a folder nor a ZIP"):
+        layout_of(tmp_path / "absent")
+
+
+def test_stray_images_are_no_data_set_to_list(data: Path) -> None:
+    as_folder(data, many("{}.png", 4)).rename(data / "stray")
+    as_folder(data, many("{}.png", 5)).rename(data / "normals.v2")
+    as_zip(data, many("{}.png", 5)).rename(data / "zipped.zip")
+    (data / "loose.png").write_bytes(png("loose"))
+    assert set(available()) == {"textures", "normals.v2", "zipped"}
+    assert [len(open_set(name, "train")) for name in ("stray", "normals.v2", "zipped")] == [4, 5, 5]
+
+
+def test_a_zip_is_listed_once_until_it_changes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Counting(zipfile.ZipFile):
+        def __init__(self, file: Any, *more: Any, **named: Any) -> None:
+            opened.append(Path(file).name)
+            super().__init__(file, *more, **named)
+
+    path = as_zip(data, many("cat/{}.png", 20) + many("dog/{}.png", 20))
+    monkeypatch.setattr(files_module.zipfile, "ZipFile", Counting)
+    assert "set" in available()
+    sets = [open_set("set", split) for split in SPLITS]
+    assert opened == ["set.zip"]
+    sets[0].pixels(0, 32)
+    sets[0].pixels(1, 32)
+    assert opened == ["set.zip"] * 2  # once more, for reading
+    path.unlink()
+    monkeypatch.undo()
+    monkeypatch.setenv("ANOUNET_DATA", str(data))
+    as_zip(data, many("cow/{}.png", 20) + many("hen/{}.png", 20))
+    assert open_set("set", "train").classes == ("cow", "hen")
+
+
+def test_the_listing_says_what_each_set_holds(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    as_folder(data, many("{}.png", 6)).rename(data / "normals")
+    as_zip(data, ["Class1/Test/0001.PNG"]).rename(data / "unlabelled.zip")
+    as_zip(data, ["train/good/1.png", "test/good/1.png", "test/hole/2.png"]).rename(data / "nut.zip")
+    assert main(["datasets", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["textures"]["kind"] == "textures" and rows["textures"]["masks"] == "yes"
+    assert rows["textures"]["defective"] == 1200
+    kept = ("kind", "classes", *SPLITS, "defective", "masks", "error")
+    assert [rows["normals"][key] for key in kept] == ["plain", "normals", 6, 0, 0, 0, "no", ""]
+    assert [rows["nut"][key] for key in kept] == ["mvtec", "nut", 1, 0, 2, 1, "no", ""]
+    assert "Labels.txt" in rows["unlabelled"]["error"] and rows["unlabelled"]["train"] is None
+    assert main(["datasets"]) == 0
+    assert "| normals" in capsys.readouterr().out
 
 
 # --- full data ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 
 from anounet.bundle import bundle_names, read_info
 from anounet.cli.common import report, table
-from anounet.datasets import SPLITS, TextureSet, available, open_set
+from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, open_set
 from anounet.images import check_size, png_bytes
 from anounet.storage import WeightsError, write_atomic
 
@@ -77,19 +77,30 @@ def run_samples(given: argparse.Namespace) -> int:
 
 
 def run_datasets(given: argparse.Namespace) -> int:
+    columns = ("kind", "where", "classes", *SPLITS, "defective", "masks", "error")
     rows = []
     for name, path in available().items():
-        splits = {split: open_set(name, split) for split in SPLITS}
-        rows.append(
-            {
-                "name": name,
-                "where": "embedded" if path is None else str(path),
-                "classes": ", ".join(splits["train"].classes),
-                **{split: len(images) for split, images in splits.items()},
-            }
-        )
+        row = {"name": name} | dict.fromkeys(columns)
+        row |= {"where": "embedded" if path is None else str(path), "error": ""}
+        try:
+            row |= _described({split: open_set(name, split) for split in SPLITS})
+        except DataError as error:  # one damaged set does not hide the others
+            row["error"] = str(error)
+        rows.append(row)
     report(given, rows, table(rows))
     return 0
+
+
+def _described(splits: dict[str, ImageSet]) -> dict[str, Any]:
+    """What a data set holds: its layout, classes, images in each split, how many of all are defective."""
+    defective = sum(len(images.where(defective=True)) for images in splits.values())
+    return {
+        "kind": splits["train"].kind,
+        "classes": ", ".join(splits["train"].classes),
+        **{split: len(images) for split, images in splits.items()},
+        "defective": defective,
+        "masks": "yes" if defective and all(images.has_masks for images in splits.values()) else "no",
+    }
 
 
 def run_bundles(given: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
-"""Data sets by name: the embedded textures, and folders or ZIPs of classes found on this machine.
+"""Data sets by name: the embedded textures, and what lies in folders or ZIPs on this machine.
 
-A name is looked for in `$ANOUNET_DATA`, then in `data/`, as a folder NAME or a file NAME.zip.
+A name is looked for in `$ANOUNET_DATA`, then in `data/`, as a folder NAME or a file NAME.zip. Its layout is
+told by what lies inside: DAGM 2007, MVTec AD, class folders, or images and nothing else.
 """
 
 from __future__ import annotations
@@ -11,17 +12,48 @@ from pathlib import Path
 
 import numpy as np
 
+from anounet.datasets.dagm import DagmSet
+from anounet.datasets.files import Files, FileSet
 from anounet.datasets.folders import FolderSet
 from anounet.datasets.image_set import SPLITS, DataError, ImageSet, Item
+from anounet.datasets.mvtec import MvtecSet
+from anounet.datasets.plain import PlainSet
 from anounet.datasets.texture_set import TextureSet
 
-__all__ = ["SPLITS", "DataError", "ImageSet", "Item", "TextureSet", "available", "choose", "open_set"]
+__all__ = [
+    "SPLITS",
+    "DataError",
+    "ImageSet",
+    "Item",
+    "TextureSet",
+    "available",
+    "choose",
+    "layout_of",
+    "open_set",
+]
+
+# The first that fits is the one: those before are the stricter ones.
+_READERS: tuple[type[FileSet], ...] = (DagmSet, MvtecSet, FolderSet, PlainSet)
+
+MIN_LISTED = 5  # images directly in a folder: with fewer it is hardly meant as a data set, but can be opened
 
 
 def data_folders() -> list[Path]:
     """Where data sets are looked for, in this order."""
     named = os.environ.get("ANOUNET_DATA")
     return [Path(folder) for folder in ([named] if named else []) + ["data"]]
+
+
+def layout_of(path: Path | str) -> str | None:
+    """The layout of a folder or a ZIP: "dagm", "mvtec", "classes" or "plain"; None if it is none of them.
+
+    Class folders beside which as many images or more lie are not meant: that is "plain".
+
+    Raises:
+        DataError: neither a folder nor a ZIP that can be read.
+    """
+    reader = _reader(Files(path))
+    return reader and reader.kind
 
 
 def available() -> dict[str, Path | None]:
@@ -32,10 +64,14 @@ def available() -> dict[str, Path | None]:
             for path in sorted(folder.iterdir()):
                 if (path.is_dir() and not path.name.startswith(".")) or path.suffix == ".zip":
                     try:
-                        FolderSet(path, "train")
+                        files = Files(path)
                     except DataError:
-                        continue  # other files may lie there: they are no data set of classes
-                    found.setdefault(path.stem, path)
+                        continue  # other files may lie there
+                    reader = _reader(files)
+                    if reader is PlainSet and len(files.direct) < MIN_LISTED:
+                        continue
+                    if reader is not None:
+                        found.setdefault(path.name if path.is_dir() else path.stem, path)
     return found
 
 
@@ -43,16 +79,16 @@ def open_set(name: str, split: str) -> ImageSet:
     """Opens a split of a data set by its name, or by the path of its folder or ZIP.
 
     Raises:
-        DataError: no such data set here; the sentence says where it was looked for.
+        DataError: no such data set here, or none that can be read; the sentence says what was looked for.
     """
     if name == TextureSet.name:
         return TextureSet(split)
     for folder in data_folders():
         for path in (folder / name, folder / f"{name}.zip"):
             if path.exists():
-                return FolderSet(path, split, name)
+                return _open(path, split)
     if Path(name).exists():
-        return FolderSet(name, split)
+        return _open(Path(name), split)
     looked = " and ".join(f"'{folder}'" for folder in data_folders())
     raise DataError(
         f"There is no data set '{name}' here: it is neither a folder nor a ZIP, nor found in {looked} "
@@ -65,3 +101,18 @@ def choose(indices: Sequence[int], count: int | None, seed: int = 0) -> list[int
     if count is None or count >= len(indices):
         return list(indices)
     return sorted(np.random.default_rng(seed).choice(np.asarray(indices), count, replace=False).tolist())
+
+
+def _reader(files: Files) -> type[FileSet] | None:
+    return next((reader for reader in _READERS if reader.fits(files)), None)
+
+
+def _open(path: Path, split: str) -> ImageSet:
+    files = Files(path)
+    reader = _reader(files)
+    if reader is None:
+        raise DataError(
+            f"'{path}' holds no data set: there is neither DAGM 2007 (Class1/Train/…), nor MVTec AD "
+            "(<category>/train/good/…), nor class folders (<class>/image.png), nor images directly inside."
+        )
+    return reader(files, split)

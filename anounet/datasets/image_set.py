@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anounet.datasets.textures import SPLITS
-from anounet.images import to_tensor
+from anounet.images import ImageError, to_tensor
 
 __all__ = ["SPLITS", "DataError", "ImageSet", "Item"]
 
@@ -29,16 +29,31 @@ class Item:
     defect: str = ""
 
 
+def check_split(split: str) -> str:
+    """Gives `split` back if there is one of that name.
+
+    Raises:
+        DataError: none of `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise DataError(f"Unknown split '{split}': choose one of {', '.join(SPLITS)}.")
+    return split
+
+
 class ImageSet(ABC):
     """A split of a data set.
 
     Attributes:
+        kind: the layout it was read from, "textures" for the embedded one.
+        has_masks: whether `mask` answers for every image of the split.
         name: what the command line calls the data set.
         split: "train", "validation" or "test".
         classes: the names of its classes, in a fixed order.
         items: its images; nothing is read before `pixels` or `mask` asks for it.
     """
 
+    kind: str = ""
+    has_masks: bool = False
     name: str
     split: str
     classes: tuple[str, ...]
@@ -85,6 +100,28 @@ class ImageSet(ABC):
         for row, index in enumerate(indices):
             images[row] = torch.from_numpy(np.array(self.pixels(index, size))).permute(2, 0, 1)
         return images
+
+    def readable(self, indices: Sequence[int], size: int) -> tuple[Tensor, list[int], list[tuple[str, str]]]:
+        """The images that can be read, where damaged ones must not end it all.
+
+        Returns:
+            The images, (N, 3, size, size) uint8; their indices, in the order given; and for each of the
+            others its name and why it cannot be read, in one sentence.
+
+        Raises:
+            ValueError: a size that the nets cannot work at.
+        """
+        images = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
+        kept: list[int] = []
+        skipped: list[tuple[str, str]] = []
+        for index in indices:
+            try:
+                images[len(kept)] = self.tensor([index], size)[0]
+            except ImageError as error:
+                skipped.append((self.items[index].name, str(error)))
+            else:
+                kept.append(index)
+        return images[: len(kept)], kept, skipped
 
     def masks(self, indices: Sequence[int], size: int) -> np.ndarray | None:
         """(N, size, size) bool, or None where the set has none."""

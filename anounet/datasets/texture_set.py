@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from anounet.datasets import textures
-from anounet.datasets.image_set import SPLITS, DataError, ImageSet, Item
+from anounet.datasets.image_set import DataError, ImageSet, Item, check_split
 
 MAX_PER_CLASS = 100_000
 GOOD_PER_CLASS = {"train": 400, "validation": 60, "test": 60}
@@ -20,13 +20,12 @@ class TextureSet(ImageSet):
         seed: another seed gives another data set of the same kind.
     """
 
-    name = "textures"
+    name = kind = "textures"
+    has_masks = True
     classes = textures.TEXTURES
 
     def __init__(self, split: str, per_class: int | None = None, seed: int = 0) -> None:
-        if split not in SPLITS:
-            raise DataError(f"Unknown split '{split}': choose one of {', '.join(SPLITS)}.")
-        self.split, self.seed = split, seed
+        self.split, self.seed = check_split(split), seed
         self.per_class = GOOD_PER_CLASS[split] if per_class is None else per_class
         if not 1 <= self.per_class <= MAX_PER_CLASS:
             raise DataError(f"A class of textures has 1 to {MAX_PER_CLASS} images, not {self.per_class}.")
