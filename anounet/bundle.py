@@ -112,9 +112,10 @@ class Bundle:
         if mode not in ano_unet.MODES:
             raise ValueError(f"Unknown mode {mode!r}: choose one of {', '.join(ano_unet.MODES)}.")
         changes = {name: value for name, value in changes.items() if value is not None}
-        base = ano_unet.LOCAL if mode == "fast" and changes.get("center") == "local" else None
+        local = mode == "fast" and changes.get("center") == "local"  # its β is of another unit
+        base, key = (ano_unet.LOCAL, "fast-local") if local else (ano_unet.DEFAULTS[mode], mode)
         try:
-            own = replace(base or ano_unet.DEFAULTS[mode], **self.info.get("settings", {}).get(mode, {}))
+            own = replace(base, **self.info.get("settings", {}).get(key, {}))
         except (TypeError, ValueError, AttributeError) as error:
             raise WeightsError(
                 f"{self.folder / 'bundle.json'} has wrong settings for {mode} ({error}): correct them."
@@ -178,8 +179,9 @@ class Result:
 
     Attributes:
         method: "instant", "fast", "fast-local", "article" or "anogan".
-        score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres the peak of the map in units of its
-            scale; for AnoGAN the loss where its search ended.
+        score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres how many times the level of normal
+            pixels the map reaches (`peak`; the distance map's peak in `fast` mode); for AnoGAN the loss where
+            its search ended.
         threshold: above it an image is called anomalous; None for AnoGAN.
         x: (3, H, W) in [0, 1].
         y: the normalised image, as x; None where the gate left the image out.
@@ -375,7 +377,7 @@ def _judged(
     usual = USUAL_MAP.get(method, "residual")
     scales = {name: bundle.scale(method, name) for name in maps}
     if settings.mode == "instant":
-        score = float(maps[usual].max()) / scales[usual]
+        score = peak(maps, scales)
     return Result(
         method=method,
         score=score,
@@ -391,6 +393,17 @@ def _judged(
         maps=maps,
         scales=scales,
         limits={name: bundle.limit(method, name) for name in maps},
+    )
+
+
+def peak(maps: Mapping[str, Tensor], scales: Mapping[str, float]) -> float:
+    """The score of `instant` mode: the highest pixel of √(distance · combined), each in units of its scale.
+
+    The distance alone tells an image with a fault best where faults are small, the combined map where they
+    are many-sided; their geometric mean held on all validation data.
+    """
+    return (
+        float((maps["distance"] * maps["combined"]).max() / (scales["distance"] * scales["combined"])) ** 0.5
     )
 
 
@@ -416,7 +429,8 @@ def visualize_many(
 
     `instant` mode takes eight images in one pass; on a CPU `fast` mode and refining give every core an image.
     Results are the same as one by one (in `instant` mode to float rounding), and memory does not grow with
-    the number of images: no more are taken from the stream than are being worked on. An image whose loss diverged gives its error instead.
+    the number of images: no more are taken from the stream than are being worked on. An image whose loss
+    diverged gives its error instead.
     """
     settings = settings or bundle.settings()
     if settings.mode == "instant" and settings.steps == 0:
@@ -697,11 +711,15 @@ def copy_identity(name: str, source: str = SHIPPED) -> None:
 
 
 def copy_f_net(name: str, source: str = SHIPPED, **info: Any) -> None:
-    """Gives a bundle the general F of another; a bundle that has this F already keeps what was made from it."""
+    """Gives a bundle the general F of another.
+
+    Where it has this F already, for the same data, class and size, what was made from it stays.
+    """
     taken = load_bundle(source, "cpu", only_f_net=True)
     if (bundle_folder(name) / "bundle.json").is_file():
-        there = load_bundle(name, "cpu", only_f_net=True)
-        if there.f_net.fingerprint == taken.f_net.fingerprint:
+        there, now = load_bundle(name, "cpu", only_f_net=True), read_info(name)
+        same = all(now.get(key) == info[key] for key in ("data", "normal", "size") if key in info)
+        if same and there.f_net.fingerprint == taken.f_net.fingerprint:
             save_part(name, **info)
             return
     _, meta = load_weights(taken.folder / PARTS["f_net"], "f_net")

@@ -146,7 +146,7 @@ def noise(generator: torch.Generator, batch: int, channels: int, height: int, wi
         weight = torch.rand(batch, 1, 1, 1, generator=generator)
         coarse = torch.randn(batch, channels, cells, cells, generator=generator)
         total += weight * functional.interpolate(
-            coarse, size=(height, width), mode="bicubic", align_corners=False
+            coarse, size=(height, width), mode="bilinear", align_corners=False
         )
     return total / total.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
 

@@ -29,6 +29,7 @@ from anounet.bundle import (
     copy_identity,
     drain,
     load_bundle,
+    peak,
     save_part,
     visualize_anogan,
     visualize_many,
@@ -100,8 +101,9 @@ def f_net_data(choice: DataChoice) -> FNetData:
         sets.append((second, choose(second.where(defective=False), choice.limit, choice.seed)))
     images, names = [], []
     for image_set, indices in sets:
-        images.append(image_set.tensor(indices, choice.size))
-        names += [f"{image_set.name}/{image_set.items[i].class_name}" for i in indices]
+        readable, kept, _ = image_set.readable(indices, choice.size)
+        images.append(readable)
+        names += [f"{image_set.name}/{image_set.items[i].class_name}" for i in kept]
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         raise DataError(
@@ -233,8 +235,10 @@ def score_split(
     def scores(indices: Sequence[int]) -> tuple[float, ...]:
         if not indices:
             return ()
-        batches = images.batches(choose(indices, limit, choice.seed), choice.size)
-        return tuple(torch.cat([center.score(features_of(f_net, batch)) for batch in batches]).tolist())
+        pixels, kept, _ = images.readable(choose(indices, limit, choice.seed), choice.size)
+        batches = (chunk.float() / 255 for chunk in pixels.split(32))
+        found = [center.score(features_of(f_net, batch)) for batch in batches] if kept else []
+        return tuple(torch.cat(found).tolist()) if found else ()
 
     good = scores(images.where(choice.normal, defective=False))
     groups: dict[str, tuple[float, ...]] = {}
@@ -257,7 +261,7 @@ def identity_images(choice: DataChoice, count: int = 3000) -> Tensor:
     sets = [open_set(name, "train") for name in (choice.data, choice.reference) if name]
     share = count // len(sets)
     return torch.cat(
-        [s.tensor(choose(s.where(defective=False), share, choice.seed), choice.size) for s in sets]
+        [s.readable(choose(s.where(defective=False), share, choice.seed), choice.size)[0] for s in sets]
     )
 
 
@@ -312,9 +316,11 @@ def measure_levels(
             limits[key] = round(scale_from_normals(maps, LIMIT_QUANTILE), 6)
         if method in ("instant", "fast-local"):
             # The score was taken in units of the old scale (or of a stand-in): once more, in the new one.
-            name = usual if method == "instant" else "distance"
-            unit = scales[method if name == usual else f"{method}:{name}"]
-            peaks = [float(r.maps[name].max()) / unit for r in results]
+            units = {n: scales[method if n == usual else f"{method}:{n}"] for n in results[0].maps}
+            if method == "instant":
+                peaks = [peak(r.maps, units) for r in results]
+            else:
+                peaks = [float(r.maps["distance"].max()) / units["distance"] for r in results]
             limits[f"{method}:score"] = round(float(np.quantile(peaks, THRESHOLD_QUANTILE)), 6)
     return Levels(scales, limits)
 
@@ -343,13 +349,17 @@ def _results(bundle: Bundle, method: str, images: Tensor) -> Iterator[Result]:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a preparation is: which stage, how far, and what it measured; `samples` to look at."""
+    """Where a preparation is: which stage, how far, and what it measured; `samples` to look at.
+
+    `notes` are sentences to show once: images that were left out, and why.
+    """
 
     name: str
     done: int
     total: int
     metrics: dict[str, float]
     samples: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -378,6 +388,7 @@ def prepare(
         fast: the bundle's own settings for `fast` mode, where they differ from the program's.
     """
     start, choice = time.time(), plan.choice
+    normals = read_normals(choice)  # before anything is made: what is wrong with the data shows here
     described = describe(choice, command=command, settings={"fast": fast} if fast else {})
     if plan.f_net is not None:
         data = f_net_data(choice)
@@ -388,13 +399,13 @@ def prepare(
         del data
     else:
         copy_f_net(name, **described)
-    yield from make_centers(name, choice, plan.patches, device)
+    yield from make_centers(name, choice, plan.patches, device, normals)
     if plan.identity is not None:
         yield from make_identity(name, choice, plan.identity, device)
     else:
         copy_identity(name)
     if plan.instant is not None:
-        yield from make_instant(name, choice, plan.instant, device)
+        yield from make_instant(name, choice, plan.instant, device, normals)
     if plan.anogan is not None:
         yield from make_anogan(name, choice, plan.anogan, device)
     yield from make_scales(name, choice, plan.article_scale, device)
@@ -402,17 +413,25 @@ def prepare(
 
 
 def make_centers(
-    name: str, choice: DataChoice, settings: PatchSettings, device: torch.device | str
+    name: str,
+    choice: DataChoice,
+    settings: PatchSettings,
+    device: torch.device | str,
+    normals: Normals | None = None,
 ) -> Iterator[Stage]:
     """Computes both kinds of C from the normal images, and saves them.
 
     Local centres that come out as they were stay, and the instant U-Net trained with them.
     """
-    bundle, normals = load_bundle(name, device, only_f_net=True), read_normals(choice)
+    bundle, normals = load_bundle(name, device, only_f_net=True), normals or read_normals(choice)
+    notes = tuple(f"left out: {why}" for _, why in normals.skipped)
     for progress in make_center(bundle.f_net, choice, normals=normals):
         if progress.center is not None:
             save_part(name, center=progress.center, **describe(choice))
-        yield Stage("C", progress.done, progress.total, {"left out": float(len(normals.skipped))})
+        yield Stage(
+            "C", progress.done, progress.total, {"left out": float(len(normals.skipped))}, notes=notes
+        )
+        notes = ()
     for progress in make_local_centers(bundle.f_net, choice, settings, normals):
         if progress.centers is not None and not _same_centers(name, progress.centers):
             save_part(name, local=progress.centers)
@@ -432,6 +451,7 @@ def make_instant(
     choice: DataChoice,
     settings: InstantSettings,
     device: torch.device | str,
+    normals: Normals | None = None,
     *,
     resume: bool = True,
 ) -> Iterator[Stage]:
@@ -443,8 +463,11 @@ def make_instant(
     Args:
         resume: go on from where a training with the same data and settings was cut off.
     """
-    bundle, normals = load_bundle(name, device), read_normals(choice)
+    bundle = load_bundle(name, device)
     local, path = bundle.require_local(), bundle.folder / CHECKPOINT
+    # The images that set τ are the ones to keep apart, whatever seed is asked for now.
+    choice = replace(choice, seed=local.meta.get("seed", choice.seed))
+    normals = normals or read_normals(choice)
     before = load_checkpoint(path) if resume else None
     mark = {"data_sha256": normals.facts["data_sha256"], "centers": local.fingerprint}
     go_on = before is not None and before.get("mark") == mark and before.get("plan") == asdict(settings)
@@ -510,7 +533,7 @@ def make_anogan(
 ) -> Iterator[Stage]:
     """Trains AnoGAN on the normal class and saves it."""
     images, indices = normal_images(choice, None)
-    pixels = images.tensor(indices, choice.size)
+    pixels, _, _ = images.readable(indices, choice.size)
     facts = provenance(data=choice.data, normal=choice.normal, images=len(pixels), data_sha256=_hash(pixels))
     for step in train_anogan(pixels, settings, device, facts=facts):
         if step.model is not None:

@@ -11,7 +11,8 @@ import tiny
 from anounet.bundle import Bundle, load_bundle
 from anounet.center import Center
 from anounet.feature_net import FeatureNet
-from anounet.unet import UNet
+from anounet.local_centers import LocalCenters
+from anounet.unet import GatedUNet, UNet
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,18 @@ def center(f_net: FeatureNet) -> Center:
 def identity() -> UNet:
     """A tiny U-Net that redraws images unchanged."""
     return tiny.identity()
+
+
+@pytest.fixture(scope="session")
+def local(f_net: FeatureNet) -> LocalCenters:
+    """Its C for every patch of the streaks."""
+    return tiny.tiny_local_centers(f_net)
+
+
+@pytest.fixture(scope="session")
+def instant(f_net: FeatureNet, local: LocalCenters) -> GatedUNet:
+    """A tiny U-Net of `instant` mode, hardly trained."""
+    return tiny.tiny_instant(f_net, local)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from anounet.ano_unet import ARTICLE_PRESETS, DEFAULTS, MAX_BETA, MAX_STEPS, Set
 from anounet.center import Center
 from anounet.feature_net import FeatureNet
 from anounet.images import content_seed
+from anounet.local_centers import LocalCenters, patches
 from anounet.optimize import Step
-from anounet.unet import UNet
+from anounet.unet import GatedUNet, UNet
 
 
 class Small(UNet):
@@ -33,10 +34,21 @@ def small_article(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(f_net: FeatureNet, center: Center, identity: UNet, small_article: None):
+def run(
+    f_net: FeatureNet,
+    center: Center,
+    local: LocalCenters,
+    identity: UNet,
+    instant: GatedUNet,
+    small_article: None,
+):
     def run(x: Tensor, mode: str = "fast", every: int = 0, **settings: object) -> Iterator[Step]:
+        if mode == "instant":
+            settings = {"center": "local", "learning_rate": 3e-4} | settings
         chosen = Settings(mode, **{"steps": 3, "beta": 4.0} | settings)
-        return reconstruct(x, f_net, center, chosen, identity, snapshot_every=every)
+        start = instant if mode == "instant" else identity
+        c = local if chosen.center == "local" else center
+        return reconstruct(x, f_net, c, chosen, start, snapshot_every=every)
 
     return run
 
@@ -56,6 +68,19 @@ def test_losses_are_means_over_pixels_and_over_features(f_net: FeatureNet, cente
         assert found["L"][i].item() == pytest.approx(l_r + 7 * l_c, rel=1e-4)
 
 
+def test_local_l_c_is_the_mean_over_patches_of_what_lies_beyond_tau(
+    f_net: FeatureNet, local: LocalCenters
+) -> None:
+    x, y = tiny.images(2), tiny.images(2, "wood")
+    found = ano_unet.losses(x, f_net, local, beta=3.0)(y)
+    distances = local.distance(patches(y, f_net, local.settings))
+    for i in range(2):
+        beyond = [max(0.0, d - local.tau) for d in distances[i].flatten().tolist()]
+        assert found["L_C"][i].item() == pytest.approx(sum(beyond) / 64, rel=1e-4)
+        assert found["L"][i].item() == pytest.approx(found["L_R"][i].item() + 3 * sum(beyond) / 64, rel=1e-4)
+    assert found["L_C"].min() > 0
+
+
 def test_steps_carry_the_losses_of_their_images(run, f_net: FeatureNet, center: Center) -> None:
     x = tiny.defective(2)
     steps = list(run(x, every=1, beta=9.0))
@@ -70,11 +95,18 @@ def test_steps_carry_the_losses_of_their_images(run, f_net: FeatureNet, center: 
 
 @pytest.mark.parametrize(
     ("mode", "settings"),
-    [("fast", {"steps": 25, "learning_rate": 3e-4}), ("article", {"steps": 12, "learning_rate": 1e-2})],
+    [
+        ("fast", {"steps": 25, "learning_rate": 3e-4}),
+        ("fast", {"steps": 25, "learning_rate": 3e-4, "center": "local"}),
+        ("instant", {"steps": 15}),
+        ("article", {"steps": 12, "learning_rate": 1e-2}),
+    ],
 )
 def test_l_falls(run, mode: str, settings: dict) -> None:
     steps = list(run(tiny.defective(3), mode, **settings))
-    assert (steps[-1].losses["L"] < steps[0].losses["L"]).all()
+    first, last = steps[0].losses["L"], steps[-1].losses["L"]
+    abnormal = first > 1e-4  # with local centres an image without an abnormal patch is as it should be
+    assert abnormal.sum() >= 2 and (last[abnormal] < first[abnormal]).all()
 
 
 def test_the_centre_pulls(run) -> None:
@@ -175,7 +207,8 @@ def test_presets_and_defaults() -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "sentence"),
     [
-        ("mode", "slow", "Unknown mode 'slow': choose one of fast, article."),
+        ("mode", "slow", "Unknown mode 'slow': choose one of instant, fast, article."),
+        ("center", "both", "Unknown kind of C 'both': choose one of local, global."),
         ("beta", float("nan"), "β must lie between 0 and 10000, not nan."),
         ("beta", -1.0, "β must lie"),
         ("beta", MAX_BETA * 2, "β must lie"),
@@ -201,3 +234,31 @@ def test_settings_out_of_range_are_refused_with_a_sentence(
 def test_fast_mode_without_its_start_is_refused(f_net: FeatureNet, center: Center) -> None:
     with pytest.raises(ValueError, match="run train-unet"):
         list(reconstruct(tiny.images(1), f_net, center, Settings(), None))
+
+
+def test_what_a_mode_lacks_is_said(
+    f_net: FeatureNet, center: Center, local: LocalCenters, identity: UNet, instant: GatedUNet
+) -> None:
+    x = tiny.images(1)
+    with pytest.raises(ValueError, match="instant mode was trained with local centres"):
+        Settings("instant", center="global")
+    settings = DEFAULTS["instant"]
+    with pytest.raises(ValueError, match="run train-instant"):
+        list(reconstruct(x, f_net, local, settings, identity))
+    with pytest.raises(ValueError, match="ask for a local C, and another kind was given"):
+        list(reconstruct(x, f_net, center, settings, instant))
+    with pytest.raises(ValueError, match="ask for a global C"):
+        list(reconstruct(x, f_net, local, Settings(), identity))
+
+
+def test_evidence_is_the_same_whoever_drew_y(
+    f_net: FeatureNet, local: LocalCenters, instant: GatedUNet
+) -> None:
+    x = tiny.defective(3)
+    drawn = ano_unet.redraw(x, f_net, local, instant)
+    compared = ano_unet.compare(x, drawn.y, f_net, local)
+    assert compared.gate is None and drawn.gate.shape == (3, 32, 32)
+    for name in ("y", "before", "after", "change"):
+        assert (getattr(drawn, name) - getattr(compared, name)).abs().max() < 1e-4, name
+    same = ano_unet.compare(x, x, f_net, local)
+    assert same.change.max() < 1e-4 and torch.equal(same.before, same.after)

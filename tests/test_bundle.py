@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
@@ -12,15 +13,18 @@ import pytest
 import tiny
 import torch
 
+from anounet import ano_unet
 from anounet import bundle as bundles
 from anounet.anogan import SearchSettings
-from anounet.anomaly_map import heat_map
+from anounet.anomaly_map import MAPS, heat_map, map_set
 from anounet.bundle import (
+    INSTANT_BATCH,
     PARTS,
     SHIPPED,
     Bundle,
     bundle_folder,
     bundle_names,
+    copy_f_net,
     copy_identity,
     drain,
     load_bundle,
@@ -52,12 +56,17 @@ def test_everything_saved_comes_back(bundle: Bundle, weights: Path) -> None:
     wanted = tiny.identity().state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in bundle.identity.state_dict().items())
     assert bundle.anogan.size == 32
-    assert bundle.scales == {"fast": 0.05, "anogan": 0.2}
+    local = tiny.tiny_local_centers(tiny.f_net())
+    assert bundle.local.fingerprint == local.fingerprint and bundle.local.tau == pytest.approx(local.tau)
+    trained = tiny.tiny_instant(tiny.f_net(), local).state_dict()
+    assert all(torch.equal(t, trained[name]) for name, t in bundle.instant.state_dict().items())
+    assert bundle.scales == tiny.SCALES and bundle.limits == tiny.LIMITS
     assert bundle.info["normal"] == "streaks" and bundle.info["data"] == "textures"
     assert set(read_info("tiny")["files"]) == set(PARTS.values())
     assert verify("tiny") == dict.fromkeys(PARTS.values(), True)
     assert bundle_names() == ["tiny"]
-    assert not any(p.requires_grad for net in (bundle.f_net, bundle.identity) for p in net.parameters())
+    nets = (bundle.f_net, bundle.identity, bundle.instant)
+    assert not any(p.requires_grad for net in nets for p in net.parameters())
     with pytest.raises(FrozenInstanceError):
         bundle.size = 64
 
@@ -69,7 +78,7 @@ def test_a_bundle_can_be_opened_by_its_path(weights: Path) -> None:
 def test_only_f_can_be_opened(weights: Path) -> None:
     (weights / "tiny" / PARTS["center"]).write_bytes(b"damaged")
     opened = load_bundle("tiny", "cpu", only_f_net=True)
-    assert opened.center is opened.identity is opened.anogan is None
+    assert opened.center is opened.local is opened.identity is opened.instant is opened.anogan is None
 
 
 @pytest.mark.parametrize("file", PARTS.values())
@@ -89,7 +98,7 @@ def test_a_damaged_file_is_named(weights: Path, file: str) -> None:
         load_bundle("tiny", "cpu")
 
 
-@pytest.mark.parametrize("part", ["center", "identity", "anogan"])
+@pytest.mark.parametrize("part", ["center", "local", "identity", "instant", "anogan"])
 def test_a_file_of_another_kind_is_named(weights: Path, part: str) -> None:
     folder = weights / "tiny"
     (folder / PARTS[part]).write_bytes((folder / PARTS["f_net"]).read_bytes())
@@ -105,6 +114,19 @@ def test_a_c_of_another_f_is_refused(weights: Path) -> None:
     sha = tiny.center(other).save(path)
     edit(weights / "tiny", files=read_info("tiny")["files"] | {PARTS["center"]: sha})
     with pytest.raises(WeightsError, match=r"center\.pt was made from another f-Net"):
+        load_bundle("tiny", "cpu")
+
+
+def test_local_centres_of_another_f_and_a_net_of_others_are_refused(weights: Path) -> None:
+    other = tiny.tiny_local_centers(tiny.f_net(1))
+    path = weights / "tiny" / PARTS["local"]
+    own = load_bundle("tiny", "cpu").local
+    edit(weights / "tiny", files=read_info("tiny")["files"] | {PARTS["local"]: other.save(path)})
+    with pytest.raises(WeightsError, match=r"local_centers\.pt were made from another f-Net"):
+        load_bundle("tiny", "cpu")
+    moved = replace(own, means=own.means + 0.1)
+    edit(weights / "tiny", files=read_info("tiny")["files"] | {PARTS["local"]: moved.save(path)})
+    with pytest.raises(WeightsError, match=r"unet_instant\.pt was trained with other local centres"):
         load_bundle("tiny", "cpu")
 
 
@@ -128,7 +150,10 @@ def test_a_damaged_description_is_named(weights: Path, text: str) -> None:
         load_bundle("tiny", "cpu")
 
 
-@pytest.mark.parametrize("fields", [{"size": 33}, {"size": 16}, {"scales": {"fast": "wide"}}, {"scales": []}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"size": 33}, {"size": 16}, {"scales": {"fast": "wide"}}, {"scales": []}, {"limits": {"fast": None}}],
+)
 def test_a_description_with_wrong_values_is_named(weights: Path, fields: dict) -> None:
     edit(weights / "tiny", **fields)
     with pytest.raises(WeightsError, match=r"bundle\.json is damaged"):
@@ -170,6 +195,15 @@ def test_what_is_missing_is_said_with_what_to_do(weights: Path) -> None:
         drain(visualize(x[0], young))
     with pytest.raises(WeightsError, match=r"'young' has no AnoGAN yet: .*train-anogan --bundle young"):
         drain(visualize_anogan(x, young))
+    local = young.settings("fast", center="local")
+    for run in (lambda: drain(visualize(x[0], young, local)), lambda: list(visualize_many(x, young, local))):
+        with pytest.raises(WeightsError, match=r"'young' has no local centres yet: .*center --bundle young"):
+            run()
+    save_part("young", local=tiny.tiny_local_centers(young.f_net))
+    half = load_bundle("young", "cpu")
+    assert half.mode == "fast"  # centres alone are not enough
+    with pytest.raises(WeightsError, match=r"'young' has no instant U-Net yet: .*train-instant --bundle you"):
+        list(visualize_many(x, half, half.settings("instant")))
     save_part("young", center=tiny.center(young.f_net))
     with pytest.raises(ValueError, match="this bundle has none: run train-unet"):
         drain(visualize(x[0], load_bundle("young", "cpu")))
@@ -179,18 +213,44 @@ def test_a_new_f_drops_c_and_the_scales(weights: Path) -> None:
     save_part("tiny", f_net=tiny.f_net(1))
     changed = load_bundle("tiny", "cpu")
     assert changed.f_net.fingerprint == tiny.f_net(1).fingerprint
-    assert changed.center is None
-    assert dict(changed.scales) == {}
+    assert changed.center is changed.local is changed.instant is None
+    assert dict(changed.scales) == dict(changed.limits) == {}
+    assert changed.mode == "fast"
     assert changed.identity is not None and changed.anogan is not None  # they know nothing of F
     assert changed.info["normal"] == "streaks"
 
 
 def test_parts_and_scales_are_added_to_those_there_are(weights: Path) -> None:
-    save_part("tiny", scales={"article": 0.3, "fast": 0.07}, note="changed")
+    save_part("tiny", scales={"article": 0.3, "fast": 0.07}, limits={"fast": 0.08}, note="changed")
     changed = load_bundle("tiny", "cpu")
-    assert changed.scales == {"fast": 0.07, "anogan": 0.2, "article": 0.3}
+    assert changed.scales == tiny.SCALES | {"fast": 0.07, "article": 0.3}
+    assert changed.limits == tiny.LIMITS | {"fast": 0.08}
     assert changed.info["note"] == "changed" and changed.info["normal"] == "streaks"
     assert changed.anogan is not None
+
+
+def test_new_local_centres_drop_the_net_of_the_old_ones(weights: Path) -> None:
+    f_net = load_bundle("tiny", "cpu").f_net
+    save_part("tiny", local=tiny.tiny_local_centers(f_net, 10))
+    changed = load_bundle("tiny", "cpu")
+    assert changed.instant is None and not (weights / "tiny" / PARTS["instant"]).exists()
+    assert changed.scales == {"fast": 0.05, "anogan": 0.2} and changed.limits == {"fast": 0.06}
+    assert changed.center is not None and changed.identity is not None and changed.anogan is not None
+
+
+def test_copy_f_net_keeps_what_was_made_from_it(weights: Path) -> None:
+    save_part(SHIPPED, f_net=tiny.f_net(), meta={"origin": "here"}, size=32)
+    same = {"size": 32, "data": "textures", "normal": "streaks"}
+    copy_f_net("tiny", note="again", **same)
+    kept = load_bundle("tiny", "cpu")
+    assert kept.mode == "instant" and kept.scales == tiny.SCALES and kept.info["note"] == "again"
+    for changes in ({"normal": "wood"}, {"size": 48}):
+        copy_f_net("tiny", **(same | changes))
+        other = load_bundle("tiny", "cpu")
+        assert other.center is other.local is other.instant is other.anogan is None
+        same |= changes
+    copy_f_net("young", **same)
+    assert load_bundle("young", "cpu").f_net.fingerprint == tiny.f_net().fingerprint
 
 
 def test_a_new_bundle_needs_a_size(weights: Path) -> None:
@@ -223,20 +283,56 @@ def test_copy_identity_from_nowhere(weights: Path) -> None:
 
 
 def test_settings_are_the_bundle_s_then_the_caller_s(bundle: Bundle) -> None:
-    assert (bundle.settings().beta, bundle.settings().steps) == (4.0, 3)
-    assert bundle.settings(steps=7, beta=None).steps == 7
-    assert bundle.settings(steps=7, beta=None).beta == 4.0
+    fast = bundle.settings("fast")
+    assert (fast.beta, fast.steps, fast.center) == (4.0, 3, "global")
+    assert bundle.settings("fast", steps=7, beta=None).steps == 7
+    assert bundle.settings("fast", steps=7, beta=None).beta == 4.0
+    local = bundle.settings("fast", center="local")  # β of a global C is of another unit
+    assert (local.beta, local.steps, local.center) == (ano_unet.LOCAL.beta, 2, "local")
     assert bundle.settings("article").mode == "article" and bundle.settings("article").beta == 80.0
     with pytest.raises(ValueError, match="Unknown mode 'slow'"):
         bundle.settings("slow")
     with pytest.raises(ValueError, match="β must lie"):
         bundle.settings(beta=-1.0)
+    with pytest.raises(ValueError, match="instant mode was trained with local centres"):
+        bundle.settings("instant", center="global")
+
+
+def test_the_best_mode_is_the_default(bundle: Bundle) -> None:
+    assert bundle.mode == bundle.settings().mode == "instant"
+    for lacking in ({"instant": None}, {"local": None}):
+        assert replace(bundle, **lacking).mode == replace(bundle, **lacking).settings().mode == "fast"
+
+
+def test_methods_have_names_of_their_own(bundle: Bundle) -> None:
+    names = {
+        ("instant", None): "instant",
+        ("fast", None): "fast",
+        ("fast", "local"): "fast-local",
+        ("article", None): "article",
+        ("article", "local"): "article-local",
+    }
+    for (mode, center), name in names.items():
+        assert bundle.settings(mode, center=center).method == name
 
 
 def test_scales_have_a_value_for_every_method(bundle: Bundle) -> None:
     assert bundle.scale("fast") == 0.05 and bundle.scale("anogan") == 0.2
     assert bundle.scale("article") == 0.05
-    assert replace(bundle, scales={}).scale("fast") > 0
+    assert bundle.scale("instant") == bundle.scale("instant", "combined") == 0.15
+    assert bundle.scale("instant", "distance") == 1.2
+    assert bundle.limit("instant") == 0.2 and bundle.limit("fast", "residual") == 0.06
+    assert bundle.limit("instant", "distance") == pytest.approx(1.5 * 1.2)  # never measured
+    bare = replace(bundle, scales={}, limits={})
+    for method in ("instant", "fast", "fast-local", "article", "anogan"):
+        for name in (None, *MAPS):
+            assert 0 < bare.scale(method, name) < bare.limit(method, name) < math.inf
+
+
+def test_each_kind_of_c_has_its_threshold(bundle: Bundle) -> None:
+    assert bundle.threshold(bundle.settings("fast")) == bundle.center.threshold
+    assert bundle.threshold(bundle.settings("instant")) == 1.7
+    assert bundle.threshold(bundle.settings("fast", center="local")) == 1.4
 
 
 # --- visualising -------------------------------------------------------------------------------------
@@ -245,7 +341,7 @@ def test_scales_have_a_value_for_every_method(bundle: Bundle) -> None:
 def test_a_result_has_all_that_belongs_to_the_image(bundle: Bundle) -> None:
     x = tiny.defective(1)[0]
     steps = []
-    result = drain(visualize(x, bundle, snapshot_every=1), steps.append)
+    result = drain(visualize(x, bundle, bundle.settings("fast"), snapshot_every=1), steps.append)
     assert len(steps) == 4 and all(step.image is not None for step in steps)
     assert result.method == "fast" and result.smoothing == 2.0 and result.scale == 0.05
     assert torch.equal(result.x, x)
@@ -262,29 +358,99 @@ def test_a_result_has_all_that_belongs_to_the_image(bundle: Bundle) -> None:
     assert result.losses["L_R"] == tuple(float(step.losses["L_R"][0]) for step in steps)
     assert result.losses["L_C"][0] == pytest.approx(result.score, rel=1e-2)  # y is x before the first step
     assert result.seconds > 0
+    assert result.maps.keys() == result.scales.keys() == result.limits.keys() == set(MAPS)
+    assert torch.equal(result.maps["residual"], result.anomaly_map) and result.limit == 0.06
+    assert all(m.shape == (32, 32) and (m >= 0).all() for m in result.maps.values())
+
+
+def test_an_instant_result_has_all_that_belongs_to_the_image(bundle: Bundle) -> None:
+    x = tiny.defective(1)[0]
+    steps = []
+    result = drain(visualize(x, bundle), steps.append)
+    (step,) = steps
+    assert torch.equal(step.image[0], result.y) and step.last
+    assert result.method == "instant" and result.scale == 0.15 and result.limit == 0.2
+    evidence = ano_unet.redraw(x[None], bundle.f_net, bundle.local, bundle.instant)
+    assert (result.y - evidence.y[0]).abs().max() < 1e-5
+    maps = map_set(x[None], evidence.y, evidence, result.smoothing)
+    assert result.maps.keys() == set(MAPS)
+    assert all((result.maps[name] - maps[name][0]).abs().max() < 1e-4 for name in MAPS)
+    assert torch.equal(result.anomaly_map, result.maps["combined"])
+    assert result.score == pytest.approx(bundles.peak(result.maps, result.scales)) and result.score > 0
+    assert result.threshold == 1.7 and result.anomalous is (result.score > 1.7)
+    (l_r,), (l_c,), (total,) = (result.losses[name] for name in ("L_R", "L_C", "L"))
+    assert l_r == pytest.approx(float((x - result.y).abs().mean()), rel=1e-3)
+    assert l_c == pytest.approx(float(bundle.local.centering(evidence.after)[0]), rel=1e-3, abs=1e-6)
+    assert total == pytest.approx(l_r + bundle.settings().beta * l_c, rel=1e-3)
+
+
+def test_regions_lie_above_the_map_s_limit(bundle: Bundle) -> None:
+    result = drain(visualize(tiny.defective(1)[0], bundle))
+    for name in (None, *MAPS):
+        shown = result.anomaly_map if name is None else result.maps[name]
+        low = float(shown.quantile(0.9))
+        for level in (low, None):
+            limit = level if level is not None else result.limit if name is None else result.limits[name]
+            found = result.regions(name, level)
+            assert all(region.score > 1 and region.area >= 4 for region in found)
+            assert sum(region.area for region in found) <= int((shown > limit).sum())
+    assert result.regions(level=float(result.anomaly_map.quantile(0.9)))
+    assert result.regions(level=float(result.anomaly_map.max())) == []
+    assert replace(result, anomaly_map=None).regions() == []
+
+
+def test_without_local_centres_there_is_the_residual_alone(bundle: Bundle) -> None:
+    bare = replace(bundle, local=None, instant=None)
+    result = drain(visualize(tiny.defective(1)[0], bare))
+    assert result.method == "fast" and result.maps.keys() == {"residual"}
+
+
+def test_fast_mode_with_local_centres(bundle: Bundle) -> None:
+    settings = bundle.settings("fast", center="local")
+    result = drain(visualize(tiny.defective(1)[0], bundle, settings))
+    assert result.method == "fast-local" and result.scale == 0.3 and result.threshold == 1.4
+    assert torch.equal(result.anomaly_map, result.maps["combined"])
+    distance = result.maps["distance"]
+    assert result.score == pytest.approx(float(distance.max()) / result.scales["distance"], rel=1e-4)
 
 
 def test_without_smoothing_the_map_is_the_article_s(bundle: Bundle) -> None:
     x = tiny.defective(1)[0]
-    result = drain(visualize(x, bundle, bundle.settings(smoothing=0.0)))
+    result = drain(visualize(x, bundle, bundle.settings("fast", smoothing=0.0)))
     assert torch.equal(result.anomaly_map, (x - result.y).abs().mean(dim=0))
 
 
-def test_the_gate_leaves_a_normal_image_out(bundle: Bundle) -> None:
-    x = tiny.defective(1)[0]
-    score = drain(visualize(x, bundle, bundle.settings(steps=0))).score
-    strict, lax = (
-        replace(bundle, center=replace(bundle.center, threshold=score + more)) for more in (-1e-3, 1e-3)
-    )
+@pytest.mark.parametrize("center", ["global", "local"])
+def test_the_gate_leaves_a_normal_image_out(bundle: Bundle, center: str) -> None:
+    x, settings = tiny.defective(1)[0], bundle.settings("fast", center=center)
+    score = drain(visualize(x, bundle, replace(settings, steps=0))).score
+    strict, lax = (_with_threshold(bundle, settings.method, score + more) for more in (-1e-3, 1e-3))
     steps = []
-    left_out = drain(visualize(x, lax, gate=True), steps.append)
+    left_out = drain(visualize(x, lax, settings, gate=True), steps.append)
     assert steps == []
     assert left_out.y is None and left_out.anomaly_map is None and left_out.losses == {}
+    assert left_out.maps == {} and left_out.regions() == []
     assert left_out.score == pytest.approx(score) and left_out.verdict == "normal"
-    redrawn = drain(visualize(x, strict, gate=True), steps.append)
-    assert len(steps) == 4
+    redrawn = drain(visualize(x, strict, settings, gate=True), steps.append)
+    assert len(steps) == settings.steps + 1
     assert redrawn.y is not None and redrawn.verdict == "anomalous"
-    assert drain(visualize(x, lax)).y is not None  # no gate unless asked for
+    assert drain(visualize(x, lax, settings)).y is not None  # no gate unless asked for
+
+
+def test_the_gate_of_instant_mode_saves_the_refining(bundle: Bundle) -> None:
+    x, settings = tiny.defective(1)[0], bundle.settings(steps=2)
+    plain = drain(visualize(x, bundle))
+    strict, lax = (_with_threshold(bundle, "instant", plain.score + more) for more in (-1e-3, 1e-3))
+    for used, wanted in ((lax, 1), (strict, 3)):
+        steps = []
+        result = drain(visualize(x, used, settings, gate=True), steps.append)
+        assert len(steps) == wanted and result.y is not None
+        assert torch.allclose(result.y, plain.y, atol=1e-6) is (used is lax)
+
+
+def _with_threshold(bundle: Bundle, method: str, threshold: float) -> Bundle:
+    limits = dict(bundle.limits) | {f"{method}:score": threshold}
+    return replace(bundle, center=replace(bundle.center, threshold=threshold), limits=limits)
 
 
 @pytest.mark.parametrize("shape", [(3, 48, 48), (1, 32, 32), (2, 3, 32, 32), (3, 32, 31)])
@@ -351,7 +517,7 @@ def test_an_early_stop_of_visualize_ends_the_optimisation(
             ended.append(True)
 
     monkeypatch.setattr(bundles.ano_unet, "reconstruct", watched)
-    stream = visualize(tiny.defective(1)[0], bundle)
+    stream = visualize(tiny.defective(1)[0], bundle, bundle.settings("fast"))
     next(stream)
     assert not ended
     stream.close()
@@ -361,11 +527,37 @@ def test_an_early_stop_of_visualize_ends_the_optimisation(
 def test_many_images_give_what_each_gives_alone_in_order(bundle: Bundle) -> None:
     x = tiny.defective(5)
     threads = torch.get_num_threads()
-    together = list(visualize_many(iter(x), bundle, gate=False))
+    settings = bundle.settings("fast")
+    together = list(visualize_many(iter(x), bundle, settings, gate=False))
     assert torch.get_num_threads() == threads
     for image, result in zip(x, together, strict=True):
         assert torch.equal(result.x, image)
-        assert torch.equal(result.y, drain(visualize(image, bundle)).y)
+        assert torch.equal(result.y, drain(visualize(image, bundle, settings)).y)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_many_instant_images_give_what_each_gives_alone_in_order(bundle: Bundle, steps: int) -> None:
+    x = torch.cat([tiny.defective(7), tiny.images(4)])
+    settings = bundle.settings(steps=steps)
+    together = list(visualize_many(iter(x), bundle, settings))
+    for image, result in zip(x, together, strict=True):
+        alone = drain(visualize(image, bundle, settings))
+        assert torch.equal(result.x, image)
+        assert (result.y - alone.y).abs().max() < 1e-5
+        assert all((result.maps[n] - alone.maps[n]).abs().max() < 1e-4 for n in MAPS)
+        assert result.score == pytest.approx(alone.score, rel=1e-4)
+        assert (result.method, result.threshold) == (alone.method, alone.threshold)
+
+
+def test_instant_images_are_taken_a_batch_at_a_time(bundle: Bundle) -> None:
+    taken = []
+    results = visualize_many((taken.append(1) or x for x in tiny.defective(20)), bundle)
+    next(results)
+    assert len(taken) == INSTANT_BATCH
+    results.close()
+    assert len(taken) == INSTANT_BATCH
+    with pytest.raises(ValueError, match="takes images of 3×32×32"):
+        list(visualize_many([torch.zeros(3, 48, 48)], bundle))
 
 
 def test_many_images_are_taken_from_the_stream_as_they_are_needed(bundle: Bundle) -> None:
@@ -376,7 +568,7 @@ def test_many_images_are_taken_from_the_stream_as_they_are_needed(bundle: Bundle
             taken.append(image)
             yield image
 
-    results = visualize_many(stream(), bundle)
+    results = visualize_many(stream(), bundle, bundle.settings("fast"))
     next(results)
     assert len(taken) <= (os.cpu_count() or 1)
     results.close()
@@ -386,6 +578,6 @@ def test_many_images_are_taken_from_the_stream_as_they_are_needed(bundle: Bundle
 def test_an_image_that_diverges_costs_only_itself(bundle: Bundle) -> None:
     x = tiny.defective(3)
     x[1] = float("nan")
-    first, second, third = visualize_many(iter(x), bundle)
+    first, second, third = visualize_many(iter(x), bundle, bundle.settings("fast"))
     assert isinstance(second, ArithmeticError)
     assert first.y is not None and third.y is not None

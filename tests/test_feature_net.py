@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from anounet import ano_unet, feature_net
 from anounet.bundle import load_f_net
 from anounet.center import Center
 from anounet.feature_net import FEATURES, Backbone, BackboneSettings, FeatureNet, starting_backbone
+from anounet.local_centers import LocalCenters
 from anounet.storage import WeightsError, rounded, save_weights
-from anounet.unet import UNet
+from anounet.unet import GatedUNet, UNet
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -59,7 +61,13 @@ def test_freezing_copies(f_net: FeatureNet) -> None:
 
 @pytest.mark.parametrize("mode", ano_unet.MODES)
 def test_a_run_leaves_it_bit_for_bit_the_same(
-    mode: str, f_net: FeatureNet, center: Center, identity: UNet, monkeypatch: pytest.MonkeyPatch
+    mode: str,
+    f_net: FeatureNet,
+    center: Center,
+    local: LocalCenters,
+    identity: UNet,
+    instant: GatedUNet,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Small(UNet):
         @staticmethod
@@ -68,7 +76,9 @@ def test_a_run_leaves_it_bit_for_bit_the_same(
 
     monkeypatch.setattr(ano_unet, "UNet", Small)
     state = {name: tensor.clone() for name, tensor in f_net.state_dict().items()}
-    list(ano_unet.reconstruct(tiny.images(2), f_net, center, ano_unet.Settings(mode, steps=2), identity))
+    settings = replace(ano_unet.DEFAULTS[mode], steps=2)
+    c, start = (local, instant) if mode == "instant" else (center, identity)
+    list(ano_unet.reconstruct(tiny.images(2), f_net, c, settings, start))
     assert state.keys() == f_net.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in f_net.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in f_net.parameters())

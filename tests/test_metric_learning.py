@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from anounet import prepare
 from anounet.feature_net import FeatureNet
-from anounet.metric_learning import ARTICLE, FNetSettings, train_f_net
+from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, train_f_net
 from anounet.training import TrainingError, shuffled_batches, steps_in_all
 
 QUICK = FNetSettings(width=0.5, epochs=8, batch=12, learning_rate=3e-3)
@@ -49,6 +50,27 @@ def test_a_frozen_f_comes_at_the_end_of_each_epoch() -> None:
     assert all(isinstance(model, FeatureNet) for model in models.values())
     assert not any(p.requires_grad for model in models.values() for p in model.parameters())
     assert len({model.fingerprint for model in models.values()}) == 3  # the training went on
+
+
+@pytest.mark.parametrize("frozen", [14, 5, 0])
+def test_the_first_blocks_stay_bit_for_bit_as_they_start(frozen: int) -> None:
+    images, labels = two_classes(8)
+    start = tiny.backbone()
+    before = {name: t.clone() for name, t in start.features.state_dict().items()}
+    settings = replace(QUICK, epochs=1, frozen_blocks=frozen)
+    list(train_f_net(start, images, labels, settings))
+    after = start.features.state_dict()
+    for block in range(BLOCKS):
+        names = [name for name in before if name.startswith(f"{block}.")]
+        unchanged = {name: torch.equal(before[name], after[name]) for name in names}
+        if block < frozen:
+            assert all(unchanged.values()), block
+        else:
+            assert not any(same for name, same in unchanged.items() if name.endswith("0.weight")), block
+
+
+def test_the_article_freezes_no_block() -> None:
+    assert ARTICLE.frozen_blocks == 0 and FNetSettings().frozen_blocks == 14
 
 
 def test_the_same_seed_gives_the_same_net() -> None:
@@ -126,6 +148,6 @@ def test_a_choice_that_cannot_be_is_refused() -> None:
 
 def test_settings() -> None:
     assert (ARTICLE.width, ARTICLE.alpha, ARTICLE.epochs, ARTICLE.batch) == (0.5, 5.0, 30, 128)
-    for wrong in ({"epochs": 0}, {"batch": 1}, {"learning_rate": float("nan")}):
+    for wrong in ({"epochs": 0}, {"batch": 1}, {"learning_rate": float("nan")}, {"frozen_blocks": 19}):
         with pytest.raises(ValueError, match="must lie between"):
             FNetSettings(**wrong)

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from anounet.anomaly_map import heat_map
-from anounet.bundle import SHIPPED, Bundle, drain, load_bundle, read_info, verify, visualize
+from anounet.anomaly_map import MAPS, heat_map
+from anounet.bundle import (
+    SHIPPED,
+    Bundle,
+    drain,
+    load_bundle,
+    read_info,
+    verify,
+    visualize,
+    visualize_many,
+)
 from anounet.center import features_of
 from anounet.datasets import TextureSet
+from anounet.local_centers import patches
 from anounet.metrics import image_auroc, pixel_auroc
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -40,7 +50,13 @@ def images(bundle: Bundle, good: int, defective: int) -> tuple[torch.Tensor, np.
 def test_it_is_whole_and_says_how_it_was_made(shipped: Bundle) -> None:
     assert verify(SHIPPED) and all(verify(SHIPPED).values())
     assert shipped.require_center() and shipped.require_anogan() and shipped.identity is not None
-    assert shipped.scales.keys() >= {"fast", "anogan", "article"}
+    assert shipped.require_local() and shipped.require_instant() and shipped.mode == "instant"
+    assert shipped.scales.keys() >= {"instant", "fast", "fast-local", "anogan", "article"}
+    for method in ("instant", "fast", "fast-local"):
+        keys = {key for key in shipped.scales if key.partition(":")[0] == method}
+        assert len(keys) == len(MAPS) and keys <= shipped.limits.keys()
+        assert all(0 < shipped.scales[key] <= shipped.limits[key] for key in keys)
+    assert {"instant:score", "fast-local:score"} <= shipped.limits.keys()
     assert shipped.info["command"].startswith("python -m anounet ")
     assert SHIPPED in shipped.info["command"]
     assert shipped.info["data"] == "textures" and shipped.info["normal"] == "streaks"
@@ -70,9 +86,39 @@ def test_the_score_tells_defective_images_from_good_ones(shipped: Bundle) -> Non
     assert image_auroc(scores.numpy(), np.arange(40) >= 20) > 0.8
 
 
-def test_the_map_finds_the_defects(shipped: Bundle) -> None:
+def test_instant_mode_finds_the_defects(shipped: Bundle) -> None:
+    x, masks = images(shipped, 16, 32)
+    results = list(visualize_many(iter(x), shipped, shipped.settings("instant")))
+    assert {result.method for result in results} == {"instant"}
+    found = pixel_auroc(torch.stack([result.anomaly_map for result in results]).numpy(), masks)
+    assert found > 0.9
+    scores = np.array([result.score for result in results])
+    assert image_auroc(scores, np.arange(48) >= 16) > 0.9
+    assert sum(result.anomalous for result in results[:16]) <= 2
+    assert sum(result.anomalous for result in results[16:]) >= 20
+    repaired = results[16:]
+    before = _l_c(shipped, torch.stack([result.x for result in repaired]))
+    after = _l_c(shipped, torch.stack([result.y for result in repaired]))
+    assert after.mean() < 0.9 * before.mean()
+
+
+def _l_c(bundle: Bundle, x: torch.Tensor) -> torch.Tensor:
+    local = bundle.require_local()
+    with torch.no_grad():
+        return local.centering(local.distance(patches(x, bundle.f_net, local.settings)))
+
+
+def test_instant_mode_leaves_normal_images_nearly_as_they_are(shipped: Bundle) -> None:
+    x, _ = images(shipped, 16, 0)
+    results = list(visualize_many(iter(x), shipped, shipped.settings("instant")))
+    changes = torch.stack([(result.x - result.y).abs().mean() for result in results])
+    assert changes.mean() < 0.01
+
+
+def test_fast_mode_finds_the_defects(shipped: Bundle) -> None:
     x, masks = images(shipped, 2, 6)
-    results = [drain(visualize(image, shipped)) for image in x]
+    settings = shipped.settings("fast")
+    results = [drain(visualize(image, shipped, settings)) for image in x]
     found = pixel_auroc(torch.stack([result.anomaly_map for result in results]).numpy(), masks)
     assert found > 0.7
     smoothing = results[0].smoothing

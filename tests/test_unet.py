@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from anounet.unet import UNet
+from anounet.unet import GatedUNet, UNet
 
 
 def count(net: UNet) -> int:
@@ -94,3 +94,54 @@ def test_wrong_settings_are_refused() -> None:
     for width, depth in ((4, 3), (12, 3), (8, 1)):
         with pytest.raises(ValueError, match=f"not {width}, {depth}"):
             UNet(width, depth)
+
+
+# --- the gated net -----------------------------------------------------------------------------------
+
+
+def seen(x: torch.Tensor) -> torch.Tensor:
+    return torch.rand(len(x), 1, *x.shape[-2:], generator=tiny.generator(3)) * 4 - 1
+
+
+def test_a_shut_gate_nearly_passes_the_image() -> None:
+    x = tiny.images(4)
+    colour = x.mean(dim=(0, 2, 3))
+    before = torch.get_rng_state()
+    net = GatedUNet.shut(8, 3, colour, tiny.generator())
+    assert torch.equal(torch.get_rng_state(), before)
+    y, gate = net(x, seen(x))
+    assert y.shape == x.shape and gate.shape == (4, 1, 32, 32)
+    assert torch.sigmoid(gate).max() < 0.05
+    assert (y - x).abs().max() <= 0.05
+    assert torch.allclose(y, x + torch.sigmoid(gate) * (colour[:, None, None] - x), atol=1e-5)
+
+
+def test_an_open_gate_owes_nothing_to_the_image_and_a_closed_one_everything() -> None:
+    x = tiny.images(2)
+    net = GatedUNet.shut(8, 3, torch.tensor([0.2, 0.4, 0.6]), tiny.generator())
+    with torch.no_grad():
+        net.head.bias[3] = 20.0
+        y, _ = net(x, seen(x))
+        assert (y - torch.tensor([0.2, 0.4, 0.6])[:, None, None]).abs().max() < 1e-4
+        net.head.bias[3] = -200.0
+        assert torch.equal(net(x, seen(x))[0], x)
+
+
+def test_the_gated_net_sees_the_distances_and_no_neighbours() -> None:
+    x = tiny.images(4)
+    net = GatedUNet.shut(8, 3, torch.full((3,), 0.5), tiny.generator())
+    with torch.no_grad():
+        net.head.weight.normal_(0, 0.1, generator=tiny.generator(1))
+        y, gate = net(x, seen(x))
+        assert not torch.equal(net(x, -seen(x))[1], gate)
+        alone, own = net(x[2:3], seen(x)[2:3])
+    assert (y[2] - alone[0]).abs().max() < 1e-5 and (gate[2] - own[0]).abs().max() < 1e-4
+    assert not list(net.buffers())
+
+
+def test_a_gated_net_can_be_changed_by_a_gradient_from_the_start() -> None:
+    x = tiny.images(2)
+    net = GatedUNet.shut(8, 3, torch.full((3,), 0.5), tiny.generator())
+    y, gate = net(x, seen(x))
+    (y.sum() + gate.sum()).backward()
+    assert all(row.abs().max() > 0 for row in net.head.weight.grad)

@@ -13,10 +13,16 @@ from anounet.center import Center, compute_center
 from anounet.datasets import TextureSet
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
-from anounet.unet import UNet
+from anounet.instant import InstantSettings, train_instant
+from anounet.local_centers import LocalCenters, PatchSettings, compute_local_centers
+from anounet.unet import GatedUNet, UNet
 
 SIZE = 32
 NAME = "tiny"
+PATCHES = PatchSettings(centers=16, iterations=3)
+INSTANT = InstantSettings(steps=6, batch=4, width=8, depth=3)
+SCALES = {"fast": 0.05, "anogan": 0.2, "instant": 0.15, "instant:distance": 1.2, "fast-local": 0.3}
+LIMITS = {"fast": 0.06, "instant": 0.2, "instant:score": 1.7, "fast-local:score": 1.4}
 GAN = AnoGANSettings(latent=8, width=8, steps=3, batch=8)
 
 
@@ -59,6 +65,16 @@ def center(net: FeatureNet, count: int = 12) -> Center:
     return list(compute_center(net, images(count).split(5), count))[-1].center
 
 
+def tiny_local_centers(net: FeatureNet, count: int = 12) -> LocalCenters:
+    return list(compute_local_centers(net, images(count).split(5), count, PATCHES))[-1].centers
+
+
+def tiny_instant(
+    net: FeatureNet, local: LocalCenters, settings: InstantSettings = INSTANT, count: int = 12
+) -> GatedUNet:
+    return list(train_instant(pixels(count), net, local, settings))[-1].model
+
+
 def anogan(size: int = SIZE) -> AnoGAN:
     side = torch.nn.functional.interpolate(images(8), size).mul(255).to(torch.uint8)
     return list(train_anogan(side, GAN))[-1].model
@@ -70,4 +86,7 @@ def save_bundle(name: str = NAME) -> Path:
     described = {"size": SIZE, "data": "textures", "normal": "streaks", "exclude": [], "reference": None}
     save_part(name, f_net=net, meta={"made": "for tests"}, **described)
     save_part(name, center=center(net), identity=identity(), anogan=anogan())
-    return save_part(name, scales={"fast": 0.05, "anogan": 0.2}, settings={"fast": {"beta": 4.0, "steps": 3}})
+    local = tiny_local_centers(net)
+    save_part(name, local=local, instant=tiny_instant(net, local), meta={"made": "for tests"})
+    settings = {"fast": {"beta": 4.0, "steps": 3}, "fast-local": {"steps": 2}}
+    return save_part(name, scales=SCALES, limits=LIMITS, settings=settings)

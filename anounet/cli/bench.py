@@ -8,7 +8,9 @@ from types import ModuleType
 from typing import Any
 
 SCRIPTS = {
-    "speed": "seconds, memory and pixel AUROC: fast, article and AnoGAN",
+    "speed": "seconds, memory and pixel AUROC: every mode, and AnoGAN",
+    "quality": "pixel AUROC, AP, AUPRO, image AUROC of every method, over seeds",
+    "ablation": "how local centres' and instant mode's settings were chosen, on the validation split",
     "settings": "how fast mode's settings were chosen, on the validation split",
 }
 

@@ -9,11 +9,12 @@ import sys
 import time
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 
-from anounet.bundle import SHIPPED, default_device
+from anounet.bundle import PARTS, SHIPPED, default_device
 
 S = TypeVar("S")
 
@@ -25,31 +26,44 @@ class Progress:
         self._tty = sys.stderr.isatty()
         self._quiet = quiet
         self._stage, self._last = "", 0.0
-        self._start = self._seen = time.monotonic()
+        self._start, self._first = 0.0, 0
 
     def update(self, stage: str, done: int, total: int, **metrics: float) -> None:
         now = time.monotonic()
         if stage != self._stage:
             self.close()
-            self._stage, self._start = stage, self._seen  # it began when the stage before it ended
-        self._seen = now
+            # The pace is taken from here on: what a training that goes on had done before took no time now.
+            self._stage, self._start, self._first = stage, now, done
         # A terminal is redrawn five times a second; a log gets a line every ten seconds.
         if self._quiet or (done < total and now - self._last < (0.2 if self._tty else 10.0)):
             return
         self._last = now
-        left = (now - self._start) / done * (total - done) if done else 0.0
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        text = f"{stage}  {done}/{total}  {figures}  {left:.0f} s left".replace("    ", "  ")
+        figures = [f"{name} {value:.4g}" for name, value in metrics.items()]
+        if done > self._first:
+            figures.append(_left((now - self._start) / (done - self._first) * (total - done)))
+        text = "  ".join([stage, f"{done}/{total}", *figures])
         if self._tty:
             bar = "█" * round(20 * done / max(total, 1))
             print(f"\r\x1b[K{bar:░<20} {text}", end="", file=sys.stderr, flush=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self.close()
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._tty and self._last:
             print(file=sys.stderr)
         self._last = 0.0
+
+
+def _left(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type, helps: dict[str, str]) -> None:
@@ -111,6 +125,18 @@ def device_of(given: argparse.Namespace) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"There is no device '{given.device}' here: use --device cpu.") from error
     return device
+
+
+def modes_of(files: Iterable[str]) -> list[str]:
+    """The modes that a bundle of these files has the parts for, the default one first; AnoGAN last."""
+    has = {part for part, file in PARTS.items() if file in set(files)}
+    needs = {
+        "instant": [{"local", "instant"}],
+        "fast": [{"identity", "center"}, {"identity", "local"}],
+        "article": [{"center"}, {"local"}],
+        "anogan": [{"anogan"}],
+    }
+    return [mode for mode, ways in needs.items() if any(way <= has for way in ways)]
 
 
 def report(given: argparse.Namespace, value: Any, text: str) -> None:

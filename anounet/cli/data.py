@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anounet.bundle import bundle_names, read_info
-from anounet.cli.common import report, table
+from anounet.cli.common import modes_of, report, table
 from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, open_set
 from anounet.images import check_size, png_bytes
 from anounet.storage import WeightsError, write_atomic
@@ -114,13 +114,15 @@ def run_bundles(given: argparse.Namespace) -> int:
                     "data": info.get("data"),
                     "normal": info.get("normal"),
                     "size": info["size"],
+                    "modes": ", ".join(modes_of(info["files"])) or "none yet",
                     "files": ", ".join(info["files"]),
                     "error": "",
                 }
             )
         except WeightsError as error:  # one damaged bundle does not hide the others
             rows.append(
-                dict.fromkeys(("data", "normal", "size", "files")) | {"name": name, "error": str(error)}
+                dict.fromkeys(("name", "data", "normal", "size", "modes", "files"))
+                | {"name": name, "error": str(error)}
             )
     report(given, rows, table(rows))
     return 0

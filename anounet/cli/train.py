@@ -1,11 +1,13 @@
-"""`prepare`, and its stages one at a time: `train-fnet`, `center`, `train-unet`, `train-anogan`."""
+"""`prepare`, and its stages one at a time: `train-fnet`, `center`, `train-instant` and the others."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,15 @@ from anounet.cli.common import (
     add_common,
     add_settings,
     device_of,
+    modes_of,
     report,
     settings_from,
 )
+from anounet.datasets import DataError, open_set
 from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
+from anounet.instant import InstantSettings
+from anounet.local_centers import PatchSettings
 from anounet.metric_learning import FNetSettings
 from anounet.prepare import DataChoice, Plan, Stage
 
@@ -32,23 +38,50 @@ _F_NET = {
     "epochs": "epochs",
     "batch": "images a step",
     "learning_rate": "learning rate of Adam with amsgrad",
+    "frozen_blocks": "first blocks, of 19, that keep their starting weights",
 }
+_INSTANT = {
+    "steps": "updates",
+    "batch": "images a step",
+    "learning_rate": "of Adam",
+    "width": "channels at the finest level",
+    "depth": "levels",
+    "keep": "weight of keeping what is normal",
+    "beta": "β, weight of L_C",
+    "beta_foreign": "weight of L_C where something foreign was",
+    "margin": "quantile of normal patches that repaired ones come under",
+    "image": "weight of the repaired pixels",
+    "features": "weight of the repaired patches' features",
+    "gate": "weight of where to redraw",
+}
+INSTANT_NORMALS = 200  # held-back normal images that set the levels of instant mode's maps
 
 
 def add_commands(commands: Any) -> None:
     everything = commands.add_parser(
-        "prepare", help="make a bundle: F, C, U-Net and AnoGAN of a normal class"
+        "prepare", help="make a bundle of normal images: centres, thresholds, and the U-Net of instant mode"
     )
     _add_data(everything, need=True)
     everything.add_argument("--name", required=True, metavar="NAME", help="the bundle's name")
-    add_settings(everything, FNetSettings, _F_NET)
-    _add_f_net(everything)
+    everything.add_argument(
+        "--steps",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"updates of the instant U-Net (default: {InstantSettings.steps})",
+    )
+    everything.add_argument("--no-instant", action="store_true", help="without the U-Net of instant mode")
+    own = everything.add_argument_group("an F of its own (default: the general one, no training)")
+    own.add_argument("--train-fnet", action="store_true", help="train F by metric learning on these images")
+    add_settings(own, FNetSettings, _F_NET)
+    _add_f_net(own)
+    everything.add_argument("--anogan", action="store_true", help="train the rival too")
     everything.add_argument(
         "--anogan-steps",
         type=int,
         metavar="N",
-        default=AnoGANSettings.steps,
-        help=f"steps of AnoGAN (default: {AnoGANSettings.steps})",
+        default=None,
+        help=f"the same, with so many steps (default: {AnoGANSettings.steps})",
     )
     everything.add_argument(
         "--article-scale",
@@ -67,10 +100,19 @@ def add_commands(commands: Any) -> None:
     _add_f_net(f_net)
     f_net.set_defaults(run=run_f_net)
 
-    center = commands.add_parser("center", help="compute C and its threshold for a bundle's F")
+    center = commands.add_parser("center", help="compute both kinds of C, and thresholds, for a bundle's F")
     add_bundle(center, None)
     _add_data(center, need=False)
     center.set_defaults(run=run_center)
+
+    instant = commands.add_parser(
+        "train-instant", help="train the U-Net of instant mode; goes on where it was cut off"
+    )
+    add_bundle(instant, None)
+    _add_data(instant, need=False)
+    add_settings(instant, InstantSettings, _INSTANT)
+    instant.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
+    instant.set_defaults(run=run_instant)
 
     unet = commands.add_parser("train-unet", help="make the small U-Net that redraws images unchanged")
     add_bundle(unet, None)
@@ -97,15 +139,26 @@ def add_commands(commands: Any) -> None:
         {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam", "latent": "numbers in z"},
     )
     gan.set_defaults(run=run_anogan)
-    for parser in (everything, f_net, center, unet, gan):
+    for parser in (everything, f_net, center, instant, unet, gan):
         parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed (default: 0)")
         add_common(parser)
 
 
 def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
     bundles = "" if need else " (default: the bundle's)"
-    parser.add_argument("--data", required=need, metavar="DATASET", help=f"data set, folder or ZIP{bundles}")
-    parser.add_argument("--normal", required=need, metavar="CLASS", help=f"the normal class{bundles}")
+    usual_class = "" if need else "the bundle's, or "
+    usual_size = str(DataChoice.size) if need else "the bundle's"
+    parser.add_argument(
+        "--data",
+        required=need,
+        metavar="DATASET",
+        help=f"data set by name, or a folder or ZIP of images, of classes, of MVTec AD or of DAGM{bundles}",
+    )
+    parser.add_argument(
+        "--normal",
+        metavar="CLASS",
+        help=f"the normal class (default: {usual_class}the only one there is)",
+    )
     parser.add_argument("--exclude", nargs="+", default=None, metavar="CLASS", help="classes F never sees")
     parser.add_argument(
         "--reference", metavar="DATASET", help="a second data set of classes for F to tell apart"
@@ -117,7 +170,13 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
         metavar="N",
         help=f"images of each data set for F at most (default: {DataChoice.limit})",
     )
-    parser.add_argument("--size", type=int, default=None, metavar="N", help="side in pixels (default: 96)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"side in pixels, a multiple of 16: 96, 128, 192, 256, … (default: {usual_size})",
+    )
 
 
 def _add_f_net(parser: argparse.ArgumentParser) -> None:
@@ -132,18 +191,26 @@ def _add_f_net(parser: argparse.ArgumentParser) -> None:
 
 def _choice(given: argparse.Namespace) -> DataChoice:
     """The choice of data from the flags, over what the bundle says of itself."""
-    base = (
-        prepare.choice_of(read_info(given.bundle))
-        if getattr(given, "bundle", None) and not given.data
-        else None
-    )
-    if base is None and not (given.data and given.normal):
-        raise ValueError("Name the normal class too: --data DATASET --normal CLASS.")
-    exclude = {"exclude": tuple(given.exclude)} if given.exclude is not None else {}
-    flags = argparse.Namespace(**{k: v for k, v in vars(given).items() if k != "exclude"})
-    choice = settings_from(flags, DataChoice, base, **exclude)
-    check_size(choice.size)
-    return choice
+    info = read_info(given.bundle) if getattr(given, "bundle", None) else None
+    base = prepare.choice_of(info) if info and not given.data else None
+    changes: dict[str, Any] = {}
+    if given.size is not None or info:
+        changes["size"] = check_size(info["size"] if given.size is None else given.size)
+    if given.exclude is not None:
+        changes["exclude"] = tuple(given.exclude)
+    if base is None and given.normal is None:
+        changes["normal"] = _only_class(given.data)
+    flags = argparse.Namespace(**{k: v for k, v in vars(given).items() if k not in changes})
+    return settings_from(flags, DataChoice, base, **changes)
+
+
+def _only_class(data: str) -> str:
+    classes = open_set(data, "train").classes
+    if len(classes) != 1:
+        raise DataError(
+            f"'{data}' has {len(classes)} classes: name the normal one with --normal ({', '.join(classes)})."
+        )
+    return classes[0]
 
 
 def _f_net_settings(given: argparse.Namespace) -> FNetSettings:
@@ -163,33 +230,65 @@ def _command(given: argparse.Namespace) -> str:
 def _follow(given: argparse.Namespace, stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
     """Shows the stages' progress and gives back the last figures of each."""
     progress, last = Progress(), {}
-    for stage in stages:
-        progress.update(stage.name, stage.done, stage.total, **stage.metrics)
-        last[stage.name] = stage.metrics
-    progress.close()
+    try:
+        for stage in stages:
+            for note in stage.notes:
+                progress.note(note)
+            progress.update(stage.name, stage.done, stage.total, **stage.metrics)
+            last[stage.name] = stage.metrics
+    finally:
+        progress.close()
     return last
 
 
 def _report(given: argparse.Namespace, name: str, figures: dict[str, dict[str, float]]) -> int:
     folder = bundle_folder(name)
     info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    value = {"bundle": name, "files": sorted(info["files"]), "figures": figures}
-    report(given, value, f"{name}: {', '.join(value['files'])} in {folder}")
+    files, modes = sorted(info["files"]), modes_of(info["files"])
+    value = {"bundle": name, "files": files, "modes": modes, "figures": figures}
+    shown = f" ({', '.join(modes)})" if modes else ""
+    report(given, value, f"{name}{shown}: {', '.join(files)} in {folder}")
     return 0
+
+
+def _resumable(given: argparse.Namespace, name: str, stages: Iterator[Stage]) -> int:
+    """Runs stages that the same command can go on with after Ctrl-C, and says so then."""
+    try:
+        with closing(stages):
+            figures = _follow(given, stages)
+    except KeyboardInterrupt:
+        print(
+            f"anounet: stopped; what was finished is kept in '{name}', and the same command goes on from "
+            "the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
+    return _report(given, name, figures)
 
 
 def run_prepare(given: argparse.Namespace) -> int:
     bundle_folder(given.name)
+    own_f_net = [flag for flag in (*_F_NET, "start") if getattr(given, flag) is not None]
+    own_f_net += ["article"] if given.article else []
+    if own_f_net and not given.train_fnet:
+        flag = own_f_net[0].replace("_", "-")
+        raise ValueError(f"--{flag} is about an F of its own: add --train-fnet.")
+    seed = given.seed or 0
+    instant = {"seed": seed} if given.steps is None else {"seed": seed, "steps": given.steps}
+    anogan = None
+    if given.anogan or given.anogan_steps is not None:
+        steps = AnoGANSettings.steps if given.anogan_steps is None else given.anogan_steps
+        anogan = AnoGANSettings(steps=steps, seed=seed)
     plan = Plan(
         choice=_choice(given),
-        f_net=_f_net_settings(given),
-        identity=UNetSettings(seed=given.seed or 0),
-        anogan=AnoGANSettings(steps=given.anogan_steps, seed=given.seed or 0),
+        f_net=_f_net_settings(given) if given.train_fnet else None,
+        instant=None if given.no_instant else InstantSettings(**instant),
+        anogan=anogan,
         start=given.start,
         article_scale=given.article_scale,
     )
-    figures = _follow(given, prepare.prepare(given.name, plan, _command(given), device_of(given)))
-    return _report(given, given.name, figures)
+    stages = prepare.prepare(given.name, plan, _command(given), device_of(given))
+    return _resumable(given, given.name, stages)
 
 
 def run_f_net(given: argparse.Namespace) -> int:
@@ -210,18 +309,36 @@ def run_f_net(given: argparse.Namespace) -> int:
 def run_center(given: argparse.Namespace) -> int:
     """Computes C, gives the bundle the general identity U-Net where it has none, and measures the scales."""
     choice, device = _choice(given), device_of(given)
-    f_net = load_bundle(given.bundle, device, only_f_net=True).f_net
 
     def stages() -> Iterable[Stage]:
-        for progress in prepare.make_center(f_net, choice):
-            if progress.center is not None:
-                save_part(given.bundle, center=progress.center, **prepare.describe(choice))
-            yield Stage("C", progress.done, progress.total, {})
+        yield from prepare.make_centers(given.bundle, choice, PatchSettings(), device)
         if load_bundle(given.bundle, "cpu").identity is None:
             copy_identity(given.bundle)
         yield from prepare.make_scales(given.bundle, choice, 0, device)
 
     return _report(given, given.bundle, _follow(given, stages()))
+
+
+def run_instant(given: argparse.Namespace) -> int:
+    """Trains the U-Net of instant mode, and measures the levels of its maps."""
+    choice, settings, device = _choice(given), settings_from(given, InstantSettings), device_of(given)
+    size = read_info(given.bundle)["size"]
+    if choice.size != size:
+        raise ValueError(
+            f"The bundle '{given.bundle}' works at {size} px and not at {choice.size}: leave --size out, or "
+            "prepare another bundle."
+        )
+
+    def stages() -> Iterator[Stage]:
+        yield from prepare.make_instant(given.bundle, choice, settings, device, resume=not given.fresh)
+        yield Stage("scales", 0, 1, {})
+        bundle = load_bundle(given.bundle, device)
+        normals = prepare.held_back_normals(choice, INSTANT_NORMALS, bundle.center)
+        levels = prepare.measure_levels(bundle, normals, {"instant": INSTANT_NORMALS})
+        save_part(given.bundle, scales=levels.scales, limits=levels.limits)
+        yield Stage("scales", 1, 1, {})
+
+    return _resumable(given, given.bundle, stages())
 
 
 def run_unet(given: argparse.Namespace) -> int:

@@ -1,12 +1,16 @@
-"""`visualize` and `compare`: images in; heat maps, normalised images and scores.csv out."""
+"""`visualize` and `compare`: images in; heat maps, normalised images, scores.csv and regions.csv out."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import io
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
-from anounet.anomaly_map import COLORMAPS, colorize, overlay
-from anounet.bundle import Bundle, Result, drain, load_bundle, visualize_anogan, visualize_many
+from anounet.anomaly_map import COLORMAPS, MAPS, colorize, draw_contours, overlay
+from anounet.bundle import USUAL_MAP, Bundle, Result, drain, load_bundle, visualize_anogan, visualize_many
 from anounet.cli.common import (
     Progress,
     add_bundle,
@@ -29,11 +33,13 @@ from anounet.cli.common import (
     table,
 )
 from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
-from anounet.storage import write_atomic
 
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
 SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
-BATCH = 16  # images decoded, and searched for by AnoGAN, at a time
+REGIONS = ("image", "number", "x", "y", "left", "top", "width", "height", "area", "score")
+BATCH = 16  # images searched for by AnoGAN at a time
+AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
+DECODERS = 2  # threads that decode
 OVERVIEW_ROWS = 8
 _GAP = 4  # white pixels between panels
 
@@ -46,21 +52,41 @@ def add_commands(commands: Any) -> None:
         parser = commands.add_parser(name, help=text, description=text)
         parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
         add_bundle(parser)
-        parser.add_argument("--mode", choices=ano_unet.MODES, default="fast", help="default: fast")
+        parser.add_argument(
+            "--mode",
+            choices=ano_unet.MODES,
+            default=None,
+            help="default: instant where the bundle has it, else fast",
+        )
+        parser.add_argument(
+            "--center",
+            choices=ano_unet.CENTERS,
+            default=None,
+            help="C for every patch, or the article's, one for the image (default: the mode's own)",
+        )
+        parser.add_argument(
+            "--map",
+            choices=MAPS,
+            default=None,
+            help="which map is written, drawn and cut into regions (default: the mode's own, combined for "
+            "local centres, residual else)",
+        )
         parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
         add_settings(
             parser,
             ano_unet.Settings,
             {
-                "beta": "β, the weight of L_C, for means; the bundle's own default may differ",
-                "steps": "updates of G for each image; likewise",
+                "beta": "β, the weight of L_C, for means; the mode's and the bundle's own default may differ",
+                "steps": "updates of G for each image, in instant mode refining ones; likewise",
                 "learning_rate": "learning rate; likewise",
                 "smoothing": "σ of the Gaussian over the map, px at a side of 96",
                 "seed": "seed of G's random start in article mode",
             },
         )
         parser.add_argument(
-            "--gate", action="store_true", help="map only images that F's score calls anomalous"
+            "--gate",
+            action="store_true",
+            help="map only images that the score calls anomalous; in instant mode refine only those",
         )
         parser.add_argument("--colormap", choices=COLORMAPS, default="inferno", help="default: inferno")
         if name == "compare":
@@ -90,8 +116,12 @@ class _Run:
         self.given, self.with_anogan = given, with_anogan
         self.files = image_files(given.paths)
         self.bundle: Bundle = load_bundle(given.bundle, device_of(given))
-        self.bundle.require_center()
-        self.settings = settings_from(given, ano_unet.Settings, self.bundle.settings(given.mode))
+        # The article's C belongs to no instant net: who asks for it and for no mode means fast.
+        mode = given.mode or ("fast" if given.center == "global" else self.bundle.mode)
+        base = self.bundle.settings(mode, center=given.center)
+        self.settings = settings_from(given, ano_unet.Settings, base)
+        self._check_parts()
+        self.map = self._map_name()
         self.search = None
         if with_anogan:
             self.bundle.require_anogan()
@@ -103,19 +133,45 @@ class _Run:
         self.strips: list[np.ndarray] = []
         self.progress = Progress()
 
+    def _check_parts(self) -> None:
+        """Says what the bundle lacks before the first image is read."""
+        if self.settings.center == "local":
+            self.bundle.require_local()
+        else:
+            self.bundle.require_center()
+        if self.settings.mode == "instant":
+            self.bundle.require_instant()
+
+    def _map_name(self) -> str:
+        usual = USUAL_MAP.get(self.settings.method, "residual")
+        name = self.given.map or usual
+        if name != "residual" and self.bundle.local is None:
+            raise ValueError(
+                f"The map '{name}' needs local centres, and the bundle '{self.bundle.name}' has none: choose "
+                f"--map residual, or run 'python -m anounet center --bundle {self.bundle.name}'."
+            )
+        return name
+
     def each(self) -> int:
         rows: list[dict[str, Any]] = []
         start, failed = time.perf_counter(), 0
         columns = COLUMNS + (("anogan_score", "anogan_seconds") if self.with_anogan else ())
-        with (self.out / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            for done, row in enumerate(self._rows(), 1):
-                writer.writerow(row)
-                file.flush()  # what is finished is on disk, whatever comes next
+        with (
+            (self.out / "scores.csv").open("w", newline="", encoding="utf-8") as scores_file,
+            (self.out / "regions.csv").open("w", newline="", encoding="utf-8") as regions_file,
+        ):
+            scores = csv.DictWriter(scores_file, columns)
+            regions = csv.DictWriter(regions_file, REGIONS)
+            scores.writeheader()
+            regions.writeheader()
+            for done, (row, found) in enumerate(self._rows(), 1):
+                scores.writerow(row)
+                regions.writerows({"image": row["file"], **region} for region in found)
+                scores_file.flush()  # what is finished is on disk, whatever comes next
+                regions_file.flush()
                 failed += bool(row["error"])
                 if self.given.json:
-                    rows.append(row)
+                    rows.append(row | {"regions": found})
                 elif row["error"]:
                     self.progress.close()
                     print(f"left out: {row['error']}")
@@ -131,37 +187,70 @@ class _Run:
             "device": str(self.bundle.device),
             "bundle": self.bundle.name,
             "mode": self.settings.mode,
+            "center": self.settings.center,
+            "map": self.map,
+            "size": self.bundle.size,
             "out": str(self.out),
         }
         text = table([summary])
         report(self.given, summary | {"scores": rows}, text)
         return 1 if failed else 0
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        """A row for each file, in order; `BATCH` decoded images at most are held at a time."""
-        for at in range(0, len(self.files), BATCH):
-            images = [self._decoded(path) for path in self.files[at : at + BATCH]]
-            stream = (to_tensor(image.pixels)[0] for image in images if isinstance(image, Decoded))
-            results = visualize_many(stream, self.bundle, self.settings, gate=self.given.gate)
-            rows: list[dict[str, Any]] = []
-            redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]] = []
-            for path, image in zip(self.files[at : at + BATCH], images, strict=True):
-                result = next(results) if isinstance(image, Decoded) else image
-                row = {"file": str(path), "error": ""}
-                if isinstance(result, Result):
-                    row |= _row(result)
-                    self._write(path, image, result)
-                    if self.with_anogan and result.y is not None:
-                        redrawn.append((row, path, image, result))
-                else:
-                    row["error"] = str(result)
-                if self.with_anogan:
-                    rows.append(row)
-                else:
-                    yield row
-            if redrawn:
+    def _rows(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """For each file, in order, its row of scores.csv and its regions."""
+        rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+        redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]] = []
+        for path, image, result in self._results():
+            row, found = {"file": str(path), "error": ""}, []
+            if isinstance(result, Result):
+                row |= _row(result)
+                found = self._write(path, image, result)
+            else:
+                row["error"] = str(result)
+            if not self.with_anogan:
+                yield row, found
+                continue
+            rows.append((row, found))
+            if isinstance(result, Result) and result.y is not None:
+                redrawn.append((row, path, image, result))
+            if len(rows) == BATCH:
                 self._anogan(redrawn)
-            yield from rows
+                yield from rows
+                rows, redrawn = [], []
+        self._anogan(redrawn)
+        yield from rows
+
+    def _results(self) -> Iterator[tuple[Path, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
+        """Each file, its image and what came out, in order."""
+        waiting: deque[tuple[Path, Decoded | ImageError]] = deque()
+
+        def stream() -> Iterator[torch.Tensor]:
+            for path, image in self._images():
+                waiting.append((path, image))
+                if isinstance(image, Decoded):
+                    yield to_tensor(image.pixels)[0]
+
+        for result in visualize_many(stream(), self.bundle, self.settings, gate=self.given.gate):
+            while isinstance(waiting[0][1], ImageError):
+                yield (*waiting[0], waiting.popleft()[1])
+            yield (*waiting.popleft(), result)
+        for path, error in waiting:
+            yield path, error, error
+
+    def _images(self) -> Iterator[tuple[Path, Decoded | ImageError]]:
+        """The files decoded, in order, `AHEAD` of them at most before they are asked for."""
+        with ThreadPoolExecutor(DECODERS) as pool:
+            ahead: deque[tuple[Path, Future[Decoded | ImageError]]] = deque()
+            try:
+                for path in self.files:
+                    ahead.append((path, pool.submit(self._decoded, path)))
+                    if len(ahead) >= AHEAD:
+                        yield ahead[0][0], ahead.popleft()[1].result()
+                while ahead:
+                    yield ahead[0][0], ahead.popleft()[1].result()
+            finally:
+                for _, future in ahead:
+                    future.cancel()
 
     def _decoded(self, path: Path) -> Decoded | ImageError:
         try:
@@ -171,50 +260,70 @@ class _Run:
 
     def _anogan(self, redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]]) -> None:
         """Searches for a batch at once, writes AnoGAN's files and completes the rows."""
+        if not redrawn:
+            return
         x = torch.stack([result.x for *_, result in redrawn])
         rivals = drain(visualize_anogan(x, self.bundle, self.search))
         for (row, path, image, ours), rival in zip(redrawn, rivals, strict=True):
             name = self.names[path]
-            self._save_map(f"{name}_anogan_map.npy", rival)
-            strip = _strip(image.pixels, [ours, rival], self.given.colormap)
+            self._save_map(f"{name}_anogan_map.npy", rival, "residual")
+            panels = [(ours, self.map), (rival, "residual")]
+            strip = _strip(image.pixels, panels, self.given.colormap)
             self._save(f"{name}_compare.png", png_bytes(strip))
             if len(self.strips) < OVERVIEW_ROWS:
                 self.strips.append(strip)
             row |= {"anogan_score": _number(rival.score), "anogan_seconds": _number(rival.seconds)}
 
-    def _write(self, path: Path, image: Decoded, result: Result) -> None:
+    def _write(self, path: Path, image: Decoded, result: Result) -> list[dict[str, Any]]:
+        """Writes an image's files; gives its regions, in pixels of the map."""
         if result.y is None:
-            return
-        name, levels = self.names[path], _levels(result)
+            return []
+        name = self.names[path]
         self._save(f"{name}_normalised.png", png_bytes(to_pixels(result.y)))
         self._save(
-            f"{name}_overlay.png", png_bytes(overlay(image.pixels, levels, colormap=self.given.colormap))
+            f"{name}_overlay.png", png_bytes(_outlined(image.pixels, result, self.map, self.given.colormap))
         )
-        self._save_map(f"{name}_map.npy", result)
+        self._save_map(f"{name}_map.npy", result, self.map)
+        return [
+            {"number": number} | {k: round(v, 3) for k, v in asdict(region).items()}
+            for number, region in enumerate(result.regions(self.map), 1)
+        ]
 
-    def _save_map(self, name: str, result: Result) -> None:
+    def _save_map(self, name: str, result: Result, map_name: str) -> None:
         buffer = io.BytesIO()
-        np.save(buffer, result.anomaly_map.numpy().astype(np.float32))
+        np.save(buffer, result.maps[map_name].numpy().astype(np.float32))
         self._save(name, buffer.getvalue())
 
     def _save(self, name: str, data: bytes) -> None:
-        write_atomic(self.out / name, data)
+        """Whole or not at all; not flushed to the disk, which would take longer than the image did."""
+        path, unfinished = self.out / name, self.out / f".{name}.part"
+        try:
+            unfinished.write_bytes(data)
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
-def _levels(result: Result) -> np.ndarray:
+def _levels(result: Result, map_name: str) -> np.ndarray:
     """The map on the one fixed scale: 0 … 1 for 0 … twice the normal limit."""
-    return result.anomaly_map.numpy() / (SCALE_TOP * result.scale)
+    return result.maps[map_name].numpy() / (SCALE_TOP * result.scales[map_name])
 
 
-def _strip(pixels: np.ndarray, results: list[Result], colormap: str) -> np.ndarray:
+def _outlined(pixels: np.ndarray, result: Result, map_name: str, colormap: str) -> np.ndarray:
+    """The overlay, with the outline of what lies above the map's limit."""
+    heat = overlay(pixels, _levels(result, map_name), colormap=colormap)
+    return draw_contours(heat, result.maps[map_name].numpy(), result.limits[map_name])
+
+
+def _strip(pixels: np.ndarray, results: list[tuple[Result, str]], colormap: str) -> np.ndarray:
     """Original, then each method's normalised image, heat map and overlay, side by side."""
     panels = [pixels]
-    for result in results:
-        levels = _levels(result)
+    for result, map_name in results:
         panels += [
             to_pixels(result.y),
-            colorize(levels, colormap),
-            overlay(pixels, levels, colormap=colormap),
+            colorize(_levels(result, map_name), colormap),
+            _outlined(pixels, result, map_name, colormap),
         ]
     gap = np.full((pixels.shape[0], _GAP, 3), 255, np.uint8)
     spaced = [part for panel in panels for part in (panel, gap)][:-1]

@@ -1,0 +1,247 @@
+"""Making a bundle: from a folder of images to one that can be used, whatever interrupts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from anounet import ano_unet, instant, prepare
+from anounet.anogan import SearchSettings
+from anounet.anomaly_map import MAPS
+from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part, verify, visualize_many
+from anounet.datasets import DataError
+from anounet.prepare import CHECKPOINT, DataChoice, Plan, Stage, make_centers, make_instant, read_normals
+from anounet.storage import load_checkpoint, load_weights
+from anounet.training import TrainingError
+
+STEPS = replace(tiny.INSTANT, steps=6)
+PARTS_MADE = {PARTS[part] for part in ("f_net", "center", "local", "identity", "instant")}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings under which the scales are measured in a moment, and a checkpoint every other step."""
+    monkeypatch.setitem(ano_unet.DEFAULTS, "fast", ano_unet.Settings(steps=1))
+    monkeypatch.setattr(ano_unet, "LOCAL", replace(ano_unet.LOCAL, steps=1))
+    monkeypatch.setattr(prepare, "SearchSettings", lambda: SearchSettings(steps=1))
+    monkeypatch.setattr(instant, "CHECKPOINT_EVERY", 2)
+
+
+@pytest.fixture
+def home(weights: Path) -> Path:
+    """A folder of bundles with the general F and the general identity U-Net in it."""
+    save_part(SHIPPED, f_net=tiny.f_net(), identity=tiny.identity(), size=32)
+    return weights
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Normal images of several sizes and kinds, and one that is damaged."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number, image in enumerate(tiny.pixels(16).permute(0, 2, 3, 1).numpy()):
+        picture = Image.fromarray(image).resize((30 + number, 50 - number))
+        kind = ("RGB", "L", "RGBA", "P")[number % 4]
+        ending = "jpg" if number % 8 == 0 else "png"
+        picture.convert(kind).save(folder / f"{number:02}.{ending}")
+    deep = np.asarray(picture.convert("L"), np.uint16) * 257
+    Image.fromarray(deep).save(folder / "16.png")
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:60])
+    return folder
+
+
+def plan(folder: Path, **changes: object) -> Plan:
+    choice = DataChoice(data=str(folder), normal=folder.name, size=32)
+    return Plan(**{"choice": choice, "patches": tiny.PATCHES, "instant": STEPS} | changes)
+
+
+def run(plan: Plan, name: str = "made") -> Iterator[Stage]:
+    return prepare.prepare(name, plan, "python -m anounet prepare", "cpu")
+
+
+def until(stages: Iterator[Stage], name: str, done: int) -> None:
+    """Runs stages up to a step, and ends them there."""
+    for stage in stages:
+        if (stage.name, stage.done) == (name, done):
+            break
+    stages.close()
+
+
+def test_a_folder_of_images_becomes_a_bundle(home: Path, folder: Path) -> None:
+    stages = list(run(plan(folder)))
+    assert list(dict.fromkeys(s.name for s in stages)) == ["C", "local centres", "instant U-Net", "scales"]
+    (note,) = [note for stage in stages for note in stage.notes]
+    assert "05.png" in note and note.startswith("left out: ")
+    made = load_bundle("made", "cpu")
+    assert set(read_info("made")["files"]) == PARTS_MADE and all(verify("made").values())
+    assert made.f_net.fingerprint == tiny.f_net().fingerprint
+    assert made.mode == "instant" and made.info["normal"] == "parts" and made.size == 32
+    assert made.center.count + len(made.center.held_back) == 16  # 17 files, one of them damaged
+    assert not (made.folder / CHECKPOINT).exists()
+    assert made.info["seconds_to_prepare"] >= 0
+    x = torch.cat([tiny.images(3), tiny.defective(2)])
+    for mode, center in (("instant", "local"), ("fast", "global"), ("fast", "local")):
+        results = list(visualize_many(iter(x), made, made.settings(mode, center=center)))
+        assert all(r.maps.keys() == set(MAPS) and torch.isfinite(r.anomaly_map).all() for r in results)
+
+
+def test_every_map_gets_a_scale_and_a_limit(home: Path, folder: Path) -> None:
+    list(run(plan(folder, anogan=tiny.GAN)))
+    made = load_bundle("made", "cpu")
+    for method, usual in (("instant", "combined"), ("fast", "residual"), ("fast-local", "combined")):
+        wanted = {method if name == usual else f"{method}:{name}" for name in MAPS}
+        assert wanted <= made.scales.keys() and wanted <= made.limits.keys()
+    assert "anogan" in made.scales and "article" not in made.scales
+    assert all(value > 0 for value in (*made.scales.values(), *made.limits.values()))
+    scores = {"instant:score", "fast-local:score"}
+    assert made.limits.keys() == made.scales.keys() | scores
+    assert all(made.limits[key] >= made.scales[key] for key in made.scales)
+    for method in ("instant", "fast"):
+        assert made.limit(method, "distance") == made.limits[f"{method}:distance"]
+    assert made.threshold(made.settings("instant")) == made.limits["instant:score"]
+
+
+def test_the_threshold_of_instant_mode_lets_held_back_normals_pass(home: Path, folder: Path) -> None:
+    list(run(plan(folder)))
+    made = load_bundle("made", "cpu")
+    normals = prepare.held_back_normals(plan(folder).choice, 200, made.center)
+    results = list(visualize_many(iter(normals), made))
+    assert len(results) >= 3 and sum(result.anomalous for result in results) <= 1
+
+
+def test_g_is_trained_on_none_of_the_images_that_set_thresholds(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    train = prepare.train_instant
+    monkeypatch.setattr(
+        prepare, "train_instant", lambda images, *a, **b: seen.append(images) or train(images, *a, **b)
+    )
+    choice = replace(plan(folder).choice, seed=3)
+    list(run(plan(folder, choice=choice)))
+    # The bundle does not say its seed: who trains G once more names another.
+    list(make_instant("made", replace(choice, seed=0), STEPS, "cpu"))
+    made = load_bundle("made", "cpu")
+    held = prepare.held_back_normals(replace(choice, seed=0), 200, made.center)
+    as_bytes = {image.numpy().tobytes() for image in held.mul(255).round().to(torch.uint8)}
+    normals = read_normals(choice)
+    assert as_bytes == {normals.pixels[i].numpy().tobytes() for i in normals.held}
+    assert len(seen) == 2
+    for images in seen:
+        assert len(images) == len(normals.fit)
+        assert not as_bytes & {image.numpy().tobytes() for image in images}
+
+
+def test_an_interrupted_preparation_leaves_a_bundle_and_goes_on(home: Path, folder: Path) -> None:
+    whole = list(run(plan(folder), "whole"))
+    until(run(plan(folder)), "instant U-Net", 5)
+    kept = load_bundle("made", "cpu")
+    assert kept.mode == "instant"
+    assert next(iter(visualize_many(tiny.images(1), kept))).y is not None
+    assert load_checkpoint(kept.folder / CHECKPOINT)["checkpoint"]["step"] == 4
+
+    rest = list(run(plan(folder)))
+    assert [s.done for s in rest if s.name == "instant U-Net"] == [5, 6]
+    made, wanted = load_bundle("made", "cpu"), load_bundle("whole", "cpu")
+    state = wanted.instant.state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in made.instant.state_dict().items())
+    assert dict(made.scales) == pytest.approx(dict(wanted.scales), rel=1e-3)
+    assert not (made.folder / CHECKPOINT).exists()
+    assert len([s for s in whole if s.name == "instant U-Net"]) == 6
+
+
+@pytest.mark.parametrize("change", ["settings", "images", "fresh", "damaged"])
+def test_a_training_of_something_else_starts_anew(home: Path, folder: Path, change: str) -> None:
+    choice, settings = plan(folder).choice, STEPS
+    until(run(plan(folder)), "instant U-Net", 5)
+    if change == "settings":
+        settings = replace(STEPS, learning_rate=1e-3)
+    elif change == "images":
+        (folder / "01.png").unlink()
+    elif change == "damaged":
+        (home / "made" / CHECKPOINT).write_bytes(b"damaged")
+    stages = list(make_instant("made", choice, settings, "cpu", resume=change != "fresh"))
+    assert [s.done for s in stages] == [1, 2, 3, 4, 5, 6]
+    assert not (home / "made" / CHECKPOINT).exists()
+
+
+def test_a_training_that_goes_astray_keeps_the_net_saved_last(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(run(plan(folder, instant=None)))
+    paste, calls = instant.paste, []
+
+    def poisoned(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        pasted, cover = paste(*arguments)
+        calls.append(True)
+        return (pasted * float("nan") if len(calls) == 4 else pasted), cover
+
+    monkeypatch.setattr(instant, "paste", poisoned)
+    with pytest.raises(TrainingError, match="stopped being a number at step 4"):
+        list(make_instant("made", plan(folder).choice, STEPS, "cpu"))
+    made = load_bundle("made", "cpu")
+    _, meta = load_weights(made.folder / PARTS["instant"], "unet_instant")
+    assert meta["steps"] == 2 and meta["settings"] == asdict(STEPS)
+    assert torch.isfinite(next(iter(visualize_many(tiny.images(1), made))).y).all()
+
+
+def test_centres_computed_once_more_keep_the_instant_net(home: Path, folder: Path) -> None:
+    list(run(plan(folder)))
+    before = read_info("made")["files"]
+    list(make_centers("made", plan(folder).choice, tiny.PATCHES, "cpu"))
+    assert read_info("made")["files"][PARTS["instant"]] == before[PARTS["instant"]]
+    list(make_centers("made", plan(folder).choice, replace(tiny.PATCHES, centers=8), "cpu"))
+    changed = load_bundle("made", "cpu")
+    assert changed.instant is None and changed.mode == "fast"
+    assert not any(key.startswith(("instant", "fast-local")) for key in (*changed.scales, *changed.limits))
+    assert not (changed.folder / PARTS["instant"]).exists()
+
+
+def test_a_new_f_drops_what_was_made_from_the_old_one(home: Path, folder: Path) -> None:
+    list(run(plan(folder)))
+    save_part("made", f_net=tiny.f_net(1))
+    changed = load_bundle("made", "cpu")
+    assert changed.center is changed.local is changed.instant is None
+    assert dict(changed.scales) == dict(changed.limits) == {}
+
+
+def test_another_size_or_class_keeps_nothing_of_the_old_one(home: Path, folder: Path) -> None:
+    list(run(plan(folder, anogan=tiny.GAN)))
+    other = plan(folder, choice=replace(plan(folder).choice, size=48))
+    list(run(other))
+    made = load_bundle("made", "cpu")
+    assert made.size == 48 and made.anogan is None and made.mode == "instant"
+    assert made.local.f_net == made.f_net.fingerprint
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_too_few_images_are_said_before_anything_is_made(home: Path, tmp_path: Path, count: int) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number, image in enumerate(tiny.pixels(count + 1).permute(0, 2, 3, 1).numpy()[:count]):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    (folder / "x.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"has {count} normal images .* 5 or more .*x\.png"):
+        list(run(plan(folder)))
+    assert not (home / "made").exists()
+
+
+def test_images_all_alike_are_refused_with_a_sentence(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (32, 32), (90, 120, 60)).save(folder / f"{number}.png")
+    with pytest.raises(ValueError, match=r"All normal images look alike.*differ a little\.$"):
+        list(run(plan(folder)))
+
+
+def test_a_bundle_without_the_general_f_says_so(weights: Path, folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"There is no bundle '{SHIPPED}'"):
+        list(run(plan(folder)))
