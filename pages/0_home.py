@@ -4,7 +4,7 @@ import streamlit as st
 
 from anounet.app import components, inputs, models, panels, routing, work
 from anounet.app.texts import label, plain, t
-from anounet.bundle import Bundle, bundle_names
+from anounet.bundle import USUAL_MAP, Bundle, bundle_names
 from anounet.datasets import DataError
 
 routing.enter("home")
@@ -25,7 +25,9 @@ def live_result() -> None:
     except DataError as error:
         st.info(t("images.no_samples", reason=plain(str(error))))
         return
-    first = inputs.DEFAULT_SAMPLE if inputs.DEFAULT_SAMPLE in found else next(iter(found))
+    first = inputs.DEFAULT_SAMPLE if inputs.DEFAULT_SAMPLE in found else next(iter(found), None)
+    if first is None:
+        return
     inputs.accept_plain("defect", list(found), label)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         known = st.pills(
@@ -40,15 +42,16 @@ def live_result() -> None:
         )
         st.button(t("home.another"), key="another", icon=":material/shuffle:", on_click=next_piece)
     picture = found.get(known or first, found[first])
-    request = work.Request(bundle.name, version, (picture,), bundle.settings("fast"), False, None)
+    settings = bundle.settings(inputs.offered_modes(bundle)[0])
+    request = work.Request(bundle.name, version, (picture,), settings, False, None)
     try:
         with st.spinner(t("home.computing")):
             result = work.redraw(models.results(), bundle, request, picture)
     except (ValueError, ArithmeticError) as error:
         st.error(components.sentence(error), icon=":material/error:")
         return
-    view = panels.View()
-    cells = panels.ano_unet_cells(label(known or first), result, view, bundle)
+    view = panels.View(USUAL_MAP.get(settings.method, "residual"))
+    cells = panels.ano_unet_cells(label(known or first), result, view)
     st.html(panels.grid(cells))
     with st.container(horizontal=True, vertical_alignment="center", key="home_verdict"):
         components.verdict_badge(result)
@@ -57,7 +60,7 @@ def live_result() -> None:
 
 
 def usable(opened: tuple[Bundle, str] | None) -> bool:
-    return opened is not None and opened[0].center is not None and opened[0].identity is not None
+    return opened is not None and bool(set(inputs.offered_modes(opened[0])) & {"instant", "fast"})
 
 
 def next_piece() -> None:
@@ -67,13 +70,15 @@ def next_piece() -> None:
 live_result()
 st.subheader(t("home.what_title"), anchor=False)
 st.markdown(t("home.what"))
+st.markdown(t("home.instant"))
 st.subheader(t("home.next_title"), anchor=False)
 steps = (
     ("visualise", t("home.go_visualise"), t("home.about_visualise")),
+    ("own", t("home.go_own"), t("home.about_own")),
     ("f_net", t("home.go_f_net"), t("home.about_f_net")),
     ("center", t("home.go_center"), t("home.about_center")),
 )
-for column, (page, title, about) in zip(st.columns(3), steps, strict=True):
+for column, (page, title, about) in zip(st.columns(4), steps, strict=True):
     with column.container(border=True, height="stretch"):
         routing.link(page, title)
         st.caption(about)

@@ -1,4 +1,4 @@
-"""Visualise: images in; normalised images and heat maps out, beside AnoGAN's, on one scale."""
+"""Visualise: images in; normalised images, heat maps and regions out, beside AnoGAN's, on fixed scales."""
 
 import streamlit as st
 
@@ -7,28 +7,36 @@ from anounet.app.jobs import Job, job_id
 from anounet.app.texts import t
 from anounet.bundle import Bundle
 
-KIND, PAGE_SIZE, PATIENCE = "visualise", 6, 1.5  # PATIENCE: seconds to wait before a progress bar appears
+KIND, RIVAL, PAGE_SIZE = "visualise", "compare", 6
+PATIENCE = 1.5  # seconds to wait before a progress bar appears
+FEW = 4  # pictures that AnoGAN is asked for without a click
 
 routing.enter("visualise")
 components.header(t("visualise.title"), t("visualise.lead"))
 
 
-def run(request: work.Request, bundle: Bundle) -> Job | None:
-    """The job for a request: a quick one starts by itself, a long one when it is asked for."""
-    job = models.jobs().get(job_id(request.key))
-    if not work.missing(models.results(), request):
+def run(request: work.Request, bundle: Bundle) -> Job:
+    """Ano-Unet's answer: `instant` mode's now, a quick one by itself, a long one when it is asked for."""
+    cache, jobs = models.results(), models.jobs()
+    if request.instant:
+        work.answer_at_once(cache, bundle, request)
+        if request.settings.steps == 0:
+            job = jobs.note(request.key, KIND, t("visualise.job", n=len(request.pictures)), spec=request)
+            components.remember(job)
+            return job
+    job = jobs.get(job_id(request.key))
+    if not work.missing(cache, request):
         return job
     if job is None or not job.active:
         again = job is not None
-        quick = request.settings.mode == "fast"
+        quick = request.settings.mode != "article"
         if again or not quick:
             components.job_end(job)
             seconds = components.duration(work.estimated_seconds(request))
             title = t("visualise.again") if again else t("visualise.start", time=seconds)
             if not st.button(title, key="start", type="primary", icon=":material/play_arrow:"):
                 return job
-        cache = models.results()
-        job = models.jobs().submit(
+        job = jobs.submit(
             request.key,
             KIND,
             t("visualise.job", n=len(request.pictures)),
@@ -39,64 +47,134 @@ def run(request: work.Request, bundle: Bundle) -> Job | None:
         components.remember(job)
         if not quick:
             st.rerun()  # without the button
-        job.wait(PATIENCE, milestones=len(request.pictures))
+        if not request.instant:
+            job.wait(PATIENCE, milestones=len(request.pictures))
     return job
 
 
-def show(request: work.Request, bundle: Bundle, view: panels.View, job: Job | None) -> None:
+def compare(request: work.Request, bundle: Bundle) -> Job | None:
+    """AnoGAN's answer, which nothing waits for: by itself for a few pictures, else when it is asked for."""
+    cache = models.results()
+    if request.anogan is None:
+        components.let_go(RIVAL)
+        return None
+    if not request.instant and work.missing(cache, request):
+        return None
+    job, pending = models.jobs().get(job_id(request.rival_key)), work.unsearched(cache, request)
+    if not pending:
+        return job
+    if job is None or not job.active:
+        if job is not None or len(pending) > FEW:
+            components.job_end(job)
+            seconds = components.duration(work.estimated_search(len(pending)))
+            title = t("anogan.start", n=len(pending), time=seconds)
+            if not st.button(title, key="start_rival", icon=":material/compare:"):
+                return job
+        job = models.jobs().submit(
+            request.rival_key,
+            RIVAL,
+            t("anogan.search", n=len(pending)),
+            lambda j: work.compare(j, request, bundle, cache),
+            owner=components.owner(),
+        )
+        components.remember(job, link=False)
+    return job
+
+
+def show(
+    request: work.Request, bundle: Bundle, view: panels.View, job: Job | None, rival: Job | None
+) -> None:
     entries = components.gathered(request)
-    for name, fault in (job.faults if job else {}).items():
+    faults = {**(job.faults if job else {}), **(rival.faults if rival else {})}
+    for name, fault in faults.items():
         st.warning(f"{name}: {fault}", icon=":material/error:")
     if len(entries) > 1:
         with st.expander(t("visualise.table", n=len(entries)), icon=":material/table_rows:"):
-            components.score_table(entries)
-            shown = [panels.Shown(p.name, r, g) for p, r, g in entries]
+            components.score_table(entries, view)
+            shown = [panels.Shown(e.picture.name, e.result, e.rival) for e in entries]
             st.download_button(
                 t("download.zip"),
-                lambda: panels.zip_bytes(shown, view, bundle),
+                lambda: panels.zip_bytes(shown, view),
                 "ano-unet.zip",
+                key="get_zip",
                 on_click="ignore",
                 icon=":material/folder_zip:",
             )
-    redrawn = [entry for entry in entries if entry[1].y is not None]
+    redrawn = [entry for entry in entries if entry.result.y is not None]
     first = 0
     if len(redrawn) > PAGE_SIZE:
         numbers = list(range(1, -(-len(redrawn) // PAGE_SIZE) + 1))
         chosen = st.segmented_control(t("visualise.page"), numbers, default=1, required=True, key="part")
         first = (min(chosen or 1, numbers[-1]) - 1) * PAGE_SIZE
-    for number, (picture, result, rival) in enumerate(redrawn[first : first + PAGE_SIZE], first):
-        pending = job is not None and job.active
-        components.result_card(picture, result, rival, request, view, bundle, pending=pending, number=number)
-    components.left_out_sheet([(p, r) for p, r, _ in entries if r.y is None])
+    for number, entry in enumerate(redrawn[first : first + PAGE_SIZE], first):
+        components.result_card(
+            entry.picture,
+            entry.result,
+            entry.rival,
+            request,
+            view,
+            bundle,
+            pending=rival is not None and rival.active,
+            refining=entry.refining and job is not None and job.active,
+            number=number,
+        )
+    components.left_out_sheet([(e.picture, e.result) for e in entries if e.result.y is None])
 
 
-left, right = st.columns([1, 2.4], gap="large")
+def results(request: work.Request, bundle: Bundle) -> None:
+    view = inputs.choose_view(bundle, request.settings)
+    try:
+        job = run(request, bundle)
+    except (ValueError, ArithmeticError) as error:
+        st.error(components.sentence(error), icon=":material/error:")
+        return
+    if job is not None:
+        components.job_box(job)
+    cards, below = st.container(), st.container()
+    with below:
+        rival = compare(request, bundle)
+        if rival is not None:
+            components.job_box(rival, curves=False)
+    with cards:
+        show(request, bundle, view, job, rival)
+
+
+with st.container(key="visualise_page"):
+    left, right = st.columns([1, 2.4], gap="large")
 with left:
     opened = components.choose_bundle(t("bundle.choose"))
-    ready = opened is not None and opened[0].center is not None
+    modes = inputs.offered_modes(opened[0]) if opened is not None else []
     if opened is not None:
         before = components.current_job(KIND)
-        pictures = inputs.choose_pictures(opened[0], before.spec.pictures if before else ())
-        settings = inputs.choose_settings(opened[0])
-        everything = st.toggle(t("gate.toggle"), key="all", bind="query-params", help=t("gate.help"))
-        st.caption(t("visualise.device", device=models.device_name()))
+        restored = before.spec.pictures if before is not None and before.spec is not None else ()
+        pictures = inputs.choose_pictures(opened[0], restored)
+    if opened is not None and modes:
+        with st.container(key="visualise_settings"):
+            settings = inputs.choose_settings(opened[0])
+            everything, rival_wanted = settings.mode == "instant", False
+            if not everything:
+                everything = st.toggle(t("gate.toggle"), key="all", bind="query-params", help=t("gate.help"))
+            if opened[0].anogan is not None:
+                rival_wanted = st.toggle(
+                    t("anogan.toggle"), True, key="rival", bind="query-params", help=t("anogan.toggle_help")
+                )
+            st.caption(t("visualise.device", device=models.device_name()))
 with right:
     if opened is None:
         st.info(t("visualise.no_bundle"), icon=":material/arrow_back:")
-    elif not ready:
+    elif not modes:
         st.warning(t("visualise.no_center", name=opened[0].name), icon=":material/adjust:")
         routing.link("center", t("home.go_center"), bundle=opened[0].name)
     else:
         bundle, version = opened
-        rival = work.SearchSettings() if bundle.anogan is not None else None
         if not pictures:
             st.info(t("visualise.nothing"), icon=":material/add_photo_alternate:")
         else:
-            request = work.Request(bundle.name, version, tuple(pictures), settings, not everything, rival)
-            view = inputs.choose_view()
-            job = run(request, bundle)
-            if job is not None:
-                components.job_box(job)
-            show(request, bundle, view, job)
+            rival_settings = work.SearchSettings() if rival_wanted else None
+            results(
+                work.Request(bundle.name, version, tuple(pictures), settings, not everything, rival_settings),
+                bundle,
+            )
         if bundle.anogan is None:
-            forms.train_rival(bundle)
+            with st.expander(t("anogan.title"), icon=":material/compare:"):
+                forms.train_rival(bundle)

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import shutil
 import string
+import threading
+import time
+import zipfile
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from anounet.anogan import AnoGAN, AnoGANSettings, Discriminator, Generator
+from anounet.anomaly_map import MAPS
 from anounet.app import figures, inputs, models, panels, texts, work
-from anounet.app.jobs import CANCELLED, DONE, Job, JobManager
+from anounet.app.jobs import CANCELLED, DONE, QUEUED, Job, JobManager
 from anounet.bundle import SHIPPED, Bundle, load_bundle, read_info, save_part
 from anounet.center import compute_center
 from anounet.datasets import TextureSet
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
 from anounet.images import content_hash, png_bytes
+from anounet.instant import InstantSettings
 from anounet.prepare import DataChoice, describe
 from anounet.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, PATIENCE = 32, 60.0
-PAGES = ("pages/0_home.py", "pages/1_f_net.py", "pages/2_center.py", "pages/3_visualise.py")
+PAGES = (
+    "pages/0_home.py",
+    "pages/1_f_net.py",
+    "pages/2_center.py",
+    "pages/3_visualise.py",
+    "pages/4_own_images.py",
+)
+# Far below what nets of random weights reach, so that there are regions to see.
+SCALES = {"fast": 0.1, "anogan": 0.2, "instant": 0.05, "instant:residual": 0.05, "instant:distance": 0.5}
+LIMITS = {"instant": 0.06, "instant:residual": 0.06, "instant:distance": 0.6, "instant:score": 1.5}
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +74,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             settings={"fast": {"steps": 2}, "article": {"steps": 2}},
             **describe(DataChoice(size=SIZE)),
         )
-        save_part(SHIPPED, center=center)
-        save_part(SHIPPED, scales={"fast": 0.1, "anogan": 0.2})
+        local = tiny.tiny_local_centers(f_net)
+        save_part(SHIPPED, center=center, local=local, instant=tiny.tiny_instant(f_net, local))
+        save_part(SHIPPED, scales=SCALES, limits=LIMITS)
     return folder
 
 
@@ -106,11 +124,13 @@ def job_of(at: AppTest, kind: str) -> Job:
     return job
 
 
-def settled(at: AppTest, kind: str = "visualise") -> AppTest:
-    """Waits for the job of a page and draws the page again, as the browser's timer would."""
-    if f"_job_{kind}" in at.session_state:
-        assert job_of(at, kind).wait(PATIENCE)
-    return sound(at.run())
+def settled(at: AppTest, *kinds: str) -> AppTest:
+    """Waits for the jobs of a page and draws the page again, as the browser's timer would."""
+    for kind in kinds or ("visualise", "compare"):
+        if f"_job_{kind}" in at.session_state:
+            assert job_of(at, kind).wait(PATIENCE)
+            sound(at.run())
+    return at
 
 
 def words(at: AppTest) -> str:
@@ -155,6 +175,7 @@ def test_each_page_opens_as_a_deep_link_on_a_cold_server(weights: Path, page: st
         PAGES[1]: texts.t("f_net.title"),
         PAGES[2]: texts.t("center.title"),
         PAGES[3]: texts.t("visualise.title"),
+        PAGES[4]: texts.t("own.title"),
     }
     assert at.title[0].value == titles[page]
 
@@ -164,7 +185,8 @@ def test_each_page_opens_without_any_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
     monkeypatch.setenv("ANOUNET_WEIGHTS", str(tmp_path / "none"))
-    assert "no bundle of weights here" in words(app(page))
+    said = words(app(page))
+    assert page == PAGES[4] or "no bundle of weights here" in said
 
 
 # --- f-Net -------------------------------------------------------------------------------------------
@@ -255,32 +277,301 @@ def test_c_is_computed_for_another_class_into_a_new_bundle(weights: Path) -> Non
     at = app(PAGES[2])
     at.selectbox(key=f"center_normal_{SHIPPED}").set_value("wood")
     sound(at.run())
-    at.number_input(key=f"center_count_{SHIPPED}_wood").set_value(10)
-    sound(at.run())
     at.button(key="compute").click()
     sound(at.run())
     settled(at, "center")
     job = job_of(at, "center")
     assert job.state == DONE, job.error
-    assert job.result == "textures-wood"
-    bundle = load_bundle("textures-wood")
-    assert bundle.center.count == 8
+    assert job.result.name == "textures-wood"
+    bundle, shipped = load_bundle("textures-wood"), load_bundle(SHIPPED)
+    assert bundle.center.count == bundle.local.count == 320  # of 400: a fifth is held back
     assert bundle.info["normal"] == "wood"
     assert bundle.identity is not None
-    assert bundle.scales["fast"] > 0
-    assert load_bundle(SHIPPED).center.count != 8
+    assert {"fast", "fast-local"} <= bundle.scales.keys() & bundle.limits.keys()
+    assert not torch.equal(shipped.center.vector, bundle.center.vector)
+    assert shipped.instant is not None
+    assert bundle.instant is None
+
+
+@pytest.fixture
+def mine(weights: Path, tmp_path: Path) -> str:
+    """A bundle that may be changed, of a folder of few images, without an instant U-Net."""
+    bundle, folder = load_bundle(SHIPPED), tmp_path / "few"
+    folder.mkdir()
+    for name, data in streaks(10):
+        (folder / name).write_bytes(data)
+    choice = DataChoice(data=str(folder), normal="few", size=SIZE)
+    save_part("mine", f_net=bundle.f_net, identity=bundle.identity, **describe(choice))
+    save_part("mine", center=bundle.center, local=bundle.local, scales=SCALES, limits=LIMITS)
+    return "mine"
+
+
+def test_local_centres_show_how_they_were_made_and_where_patches_lie(weights: Path) -> None:
+    at = app(PAGES[2], kind="local")
+    metrics = {metric.label: metric.value for metric in at.metric}
+    local = load_bundle(SHIPPED).local
+    assert metrics["Centres K"] == str(len(local.means))
+    assert (metrics["Images in the centres"], metrics["Held back"]) == ("10", "2")
+    histogram, cloud = (chart.proto.spec for chart in at.get("plotly_chart"))
+    assert f"{local.tau:.3f}" in histogram
+    for name in ("normal patches", "centres", "abnormal, before G", "after G"):
+        assert f'"name":"{name}"' in cloud
+    assert "lie beyond τ" in words(at)
+    assert words(at).count("d at most") == 6
+    before = words(at)
+    at.pills(key="patch_image").set_value("good")
+    assert words(sound(at.run())) != before
+
+
+def test_instant_mode_is_trained_stopped_and_continued(mine: str) -> None:
+    at = app(PAGES[2], bundle=mine, kind="instant")
+    for field in fields(InstantSettings):
+        assert at.number_input(key=f"instant_mine_{field.name}").value == getattr(
+            InstantSettings(), field.name
+        )
+    for name, value in (("steps", 5000), ("batch", 2), ("width", 8), ("depth", 2)):
+        at.number_input(key=f"instant_mine_{name}").set_value(value)
+    sound(at.run())
+    at.button(key="train_instant").click()
+    sound(at.run())
+    job = job_of(at, "instant")
+    deadline = time.monotonic() + PATIENCE
+    while not job.progress.samples and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(job.progress.samples) == 2 * work.PASTED  # pasted, then redrawn
+    sound(at.run())
+    at.button(key="stop_instant").click()
+    sound(at.run())
+    assert job.wait(PATIENCE)
+    assert job.error is None
+    saved = job.result.steps
+    assert 50 <= saved < 5000
+    assert saved % 50 == 0
+    bundle = load_bundle(mine)
+    assert bundle.mode == "instant"
+    assert bundle.scales["instant"] != SCALES["instant"]  # measured anew
+    at = app(PAGES[2], bundle=mine, kind="instant")
+    assert f"continues at step {saved} of 5000" in words(at)
+    assert at.button(key="train_instant").label.startswith(f"Continue at step {saved}")
+    at.number_input(key="instant_mine_steps").set_value(saved + 10)
+    sound(at.run())
+    assert "starts anew" in words(at)
+
+
+def test_settings_that_a_training_does_not_take_are_refused(mine: str) -> None:
+    at = app(PAGES[2], bundle=mine, kind="instant")
+    at.number_input(key="instant_mine_width").set_value(1)
+    sound(at.run())
+    assert at.button(key="train_instant").disabled
+    assert "width must lie between" in words(at)
+
+
+def test_the_shipped_instant_net_is_never_overwritten(weights: Path) -> None:
+    at = app(PAGES[2], kind="instant")
+    assert at.button(key="train_instant").disabled
+
+
+# --- own images --------------------------------------------------------------------------------------
+
+
+def streaks(count: int) -> list[tuple[str, bytes]]:
+    images = TextureSet("train", count)
+    return [(f"{i}.png", png(images.pixels(i, 48))) for i in images.where("streaks", defective=False)]
+
+
+def handed_in(files: list[tuple[str, bytes]], name: str = "mine") -> AppTest:
+    at = app(PAGES[4])
+    uploader = at.file_uploader(key="own_upload_0")
+    for file, data in files:
+        uploader.upload(file, data)
+    sound(at.run())
+    (field,) = [field for field in at.text_input if field.key.startswith("own_name_")]
+    field.set_value(name)
+    return sound(at.run())
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anounet.app.own.SIZES", (SIZE,))
+
+
+def test_own_images_become_a_bundle_that_works_at_once(weights: Path, small: None) -> None:
+    files = streaks(8)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in files[4:]:
+            archive.writestr(f"photos/{name}", data)
+        archive.writestr("photos/torn.png", b"no image")
+    at = handed_in([*files[:4], ("broken.png", b"no image"), ("more.zip", packed.getvalue())])
+    said = words(at)
+    assert "8 normal images" in said
+    assert "broken.png" in said
+    assert "torn.png" in said
+    at.button(key="prepare_own").click()
+    sound(at.run())
+    settled(at, "own")
+    job = job_of(at, "own")
+    assert job.state == DONE, job.error
+    bundle = load_bundle("mine")
+    assert bundle.f_net.fingerprint == load_bundle(SHIPPED).f_net.fingerprint
+    assert bundle.center.count == bundle.local.count == 6
+    assert {"fast", "fast-local"} <= bundle.scales.keys()
+    assert len(list((weights / "mine" / "normal").iterdir())) == 8
+    assert at.button(key="train_instant").label.startswith("Train instant mode")
+    other = settled(app(PAGES[3], bundle="mine", source="upload", all="true"))
+    other.file_uploader(key="upload_0").upload("part.png", png(noise(1)))
+    assert "If it were normal" in words(settled(sound(other.run())))
+
+
+def test_too_few_own_images_are_refused_in_a_sentence(weights: Path, small: None) -> None:
+    at = handed_in(streaks(4))
+    assert at.button(key="prepare_own").disabled
+    assert "needs 5 normal images or more, and there are 4" in words(at)
+
+
+def test_own_images_that_cannot_be_used_leave_nothing_behind(
+    weights: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("All normal images look alike, patch by patch.")
+
+    monkeypatch.setattr(work, "make_local_centers", refuse)
+    at = handed_in(streaks(6))
+    at.button(key="prepare_own").click()
+    sound(at.run())
+    settled(at, "own")
+    (error,) = at.error
+    assert "look alike" in error.value
+    assert not (weights / "mine").exists()
+
+
+def test_a_zip_that_is_none_is_named(weights: Path, small: None) -> None:
+    assert "photos.zip is not a ZIP file" in words(handed_in([("photos.zip", b"PK no")]))
 
 
 # --- visualise ---------------------------------------------------------------------------------------
 
 
 def test_a_sample_is_redrawn_beside_anogan(weights: Path) -> None:
-    at = settled(app(PAGES[3], all="true"))
+    at = settled(app(PAGES[3], mode="fast", all="true"))
     said = words(at)
     for text in ("If it were normal", "AnoGAN: nearest normal", "AnoGAN: heat map", "1 = normal limit"):
         assert text in said
     assert "AnoGAN is searching" not in said
     assert len(at.get("plotly_chart")) == 2
+
+
+def test_an_upload_is_answered_at_once_though_the_queue_is_busy(weights: Path) -> None:
+    gate = threading.Event()
+    models.jobs().submit("busy", "other", "a long training", lambda job: gate.wait(PATIENCE))
+    try:
+        at = app(PAGES[3], source="upload")
+        at.file_uploader(key="upload_0").upload("mine.png", png(noise(1)))
+        sound(at.run())
+        said = words(at)
+        assert "mine.png" in said
+        assert "If it were normal" in said
+        assert job_of(at, "visualise").state == DONE
+        assert job_of(at, "compare").state == QUEUED
+        assert "AnoGAN is searching" in said
+        assert not [button for button in at.button if button.key == "start"]
+    finally:
+        gate.set()
+    assert "AnoGAN is searching" not in words(settled(at))
+
+
+def test_anogan_is_left_out_when_it_is_not_wanted(weights: Path) -> None:
+    at = app(PAGES[3])
+    at.toggle(key="rival").set_value(False)
+    sound(at.run())
+    assert "AnoGAN: nearest normal" not in words(at)
+    assert "_job_compare" not in at.session_state
+
+
+def test_many_images_ask_before_anogan_searches(weights: Path) -> None:
+    at = app(PAGES[3], samples=["missing", "band", "blob", "stain", "scratch"])
+    assert "_job_compare" not in at.session_state
+    assert words(at).count("If it were normal") == 5
+    assert "5 images" in at.button(key="start_rival").label
+    at.button(key="start_rival").click()
+    sound(at.run())
+    assert words(settled(at)).count("AnoGAN: heat map") == 5
+
+
+def test_refining_goes_on_from_the_instant_answer(weights: Path) -> None:
+    at = app(PAGES[3], rival="false")
+    assert at.slider(key="refine").value == 0
+    before = words(at)
+    at.slider(key="refine").set_value(3)
+    sound(at.run())
+    settled(at)
+    assert job_of(at, "visualise").spec.settings.steps == 3
+    said = words(at)
+    assert said != before
+    assert "refining …" not in said
+    assert len(at.get("plotly_chart")) == 1  # of the losses, at last
+
+
+def test_every_map_is_shown_on_its_own_scale_without_computing_anew(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = app(PAGES[3], rival="false")
+    assert at.selectbox(key="map").value == "combined"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed anew")
+
+    monkeypatch.setattr(work, "visualize_many", lambda images, *_: [never() for _ in images])
+    seen = {words(at)}
+    for name in MAPS:
+        at.selectbox(key="map").set_value(name)
+        sound(at.run())
+        seen.add(words(at))
+    assert len(seen) == len(MAPS)
+    at.selectbox(key="map").set_value("residual")
+    sound(at.run())
+    at.selectbox(key="sigma").set_value("4")
+    at.segmented_control(key="unit").set_value("grey")
+    sound(at.run())
+    assert "Grey levels of 255" in words(at)
+
+
+def test_regions_are_outlined_numbered_and_listed(weights: Path) -> None:
+    at = app(PAGES[3], rival="false", map="distance")
+    assert at.selectbox(key="map").value == "distance"
+    (table,) = at.dataframe
+    count = len(table.value)
+    assert list(table.value.columns) == ["No.", "Centre x, y", "Size w × h", "Area", "Peak / level"]
+    assert list(table.value["No."]) == list(range(1, count + 1))
+    assert (table.value["Peak / level"] >= 1).all()
+    said = words(at)
+    assert said.count(f'aria-hidden="true">{count}</i>') == 2  # on the heat map and on the overlay
+    at.segmented_control(key="level").set_value("off")
+    sound(at.run())
+    assert not at.dataframe
+    assert "aria-hidden" not in words(at)
+
+
+def test_fast_mode_takes_either_kind_of_c(weights: Path) -> None:
+    at = settled(app(PAGES[3], mode="fast", all="true", rival="false"))
+    assert at.segmented_control(key="mode").value == "fast"
+    assert job_of(at, "visualise").spec.settings.center == "global"
+    at.segmented_control(key="c").set_value("local")
+    settled(sound(at.run()))
+    settings = job_of(at, "visualise").spec.settings
+    assert (settings.center, settings.beta) == ("local", 3.0)
+    assert at.selectbox(key="map").value == "combined"
+
+
+def test_a_bundle_without_instant_mode_says_where_to_get_it(weights: Path) -> None:
+    bundle = load_bundle(SHIPPED)
+    save_part("older", f_net=bundle.f_net, identity=bundle.identity, **describe(DataChoice(size=SIZE)))
+    save_part("older", center=bundle.center)
+    at = settled(app(PAGES[3], bundle="older", all="true"))
+    assert at.segmented_control(key="mode").options == ["Fast", "Article"]
+    assert "no local centres yet" in words(at)
+    assert at.selectbox(key="map").options == [texts.label("map.residual")]
+    assert "If it were normal" in words(at)
 
 
 def test_good_and_broken_uploads_of_one_go(weights: Path) -> None:
@@ -308,13 +599,13 @@ def test_good_and_broken_uploads_of_one_go(weights: Path) -> None:
 def test_images_that_the_score_calls_normal_are_listed_but_not_redrawn(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = settled(app(PAGES[3]))
+    at = settled(app(PAGES[3], mode="fast"))
     bundle = load_bundle(SHIPPED)
     assert bundle.center is not None
     known = inputs.sample_pictures(bundle, 0)
     lenient = type(bundle.center)(**(vars(bundle.center) | {"threshold": 1e6}))
     save_part(SHIPPED, center=lenient)
-    at = settled(app(PAGES[3], samples=["missing", "good"]))
+    at = settled(app(PAGES[3], mode="fast", samples=["missing", "good"]))
     said = words(at)
     assert "Normal, not redrawn: 2" in said
     assert known["good"].name in said
@@ -331,7 +622,7 @@ def test_a_second_session_finds_the_job_of_a_link_and_its_uploads(weights: Path)
 
 
 def test_article_mode_waits_for_a_click_and_presets_switch_to_it(weights: Path) -> None:
-    at = settled(app(PAGES[3], all="true"))
+    at = settled(app(PAGES[3], mode="fast", all="true"))
     at.button(key="preset_1").click()
     sound(at.run())
     assert at.session_state["mode"] == "article"
@@ -342,18 +633,21 @@ def test_article_mode_waits_for_a_click_and_presets_switch_to_it(weights: Path) 
 @pytest.mark.parametrize(
     "query",
     [
-        {"beta": "-5", "steps": "100000"},
-        {"beta": "1e400", "steps": "nan"},
-        {"beta": "nan", "steps": "2.5"},
-        {"mode": "instant", "sigma": "99", "unit": "furlong", "samples": "nothing"},
-        {"bundle": "../../etc", "source": "camera", "job": "f" * 12},
-        {"beta": "", "steps": "", "mode": "", "bundle": "", "samples": "", "all": "perhaps"},
+        {"mode": "fast", "beta": "-5", "steps": "100000", "c": "none"},
+        {"mode": "fast", "beta": "1e400", "steps": "nan"},
+        {"mode": "fast", "beta": "nan", "steps": "2.5"},
+        {"mode": "slow", "map": "residual", "sigma": "99", "unit": "furlong", "samples": "nothing"},
+        {"bundle": "../../etc", "source": "camera", "job": "f" * 12, "refine": "1000", "level": "high"},
+        {"beta": "", "steps": "", "mode": "", "bundle": "", "samples": "", "all": "perhaps", "map": ""},
     ],
 )
 def test_a_link_with_values_out_of_range_still_opens(weights: Path, query: dict[str, str]) -> None:
     at = settled(app(PAGES[3], **query))
-    assert 0 <= at.number_input(key="beta").value <= inputs.BETA_TOP
-    assert 1 <= at.number_input(key="steps").value <= 500
+    if query.get("mode") == "fast":
+        assert 0 <= at.number_input(key="beta").value <= inputs.BETA_TOP
+        assert 1 <= at.number_input(key="steps").value <= 500
+    else:
+        assert 0 <= at.slider(key="refine").value <= inputs.REFINE_TOP
     assert not at.error
 
 
@@ -409,30 +703,52 @@ def redrawn(weights: Path) -> tuple[Bundle, panels.Shown]:
 
 def test_colours_are_in_fixed_units_whatever_the_image(redrawn: tuple[Bundle, panels.Shown]) -> None:
     bundle, shown = redrawn
-    view = panels.View(sigma=0.0)
+    view = panels.View("residual", sigma=0.0)
     raw = panels.raw_map(shown.result).numpy()
-    expected = np.clip(raw / (panels.TOP * 0.1), 0, 1)
-    np.testing.assert_allclose(panels.levels(shown.result, view, bundle), expected, rtol=1e-5)
-    grey = panels.View(sigma=0.0, grey=True)
-    expected = np.clip(raw / (panels.TOP * 0.2), 0, 1)  # the larger of both methods' limits
-    np.testing.assert_allclose(panels.levels(shown.result, grey, bundle), expected, rtol=1e-5)
+    expected = np.clip(raw / (panels.TOP * bundle.scales["fast"]), 0, 1)
+    np.testing.assert_allclose(panels.levels(shown.result, view), expected, rtol=1e-5)
+    grey = panels.View("residual", sigma=0.0, grey=0.5)
+    np.testing.assert_allclose(panels.levels(shown.result, grey), np.clip(raw / 0.5, 0, 1), rtol=1e-5)
+    other = panels.View("distance")
+    expected = shown.result.maps["distance"].numpy() / (panels.TOP * shown.result.scales["distance"])
+    np.testing.assert_allclose(panels.levels(shown.result, other), np.clip(expected, 0, 1), rtol=1e-5)
 
 
 def test_downloads_hold_the_raw_map_and_safe_names(redrawn: tuple[Bundle, panels.Shown]) -> None:
-    bundle, shown = redrawn
-    back = np.load(io.BytesIO(panels.npy_bytes(shown.result)), allow_pickle=False)
-    np.testing.assert_array_equal(back, panels.raw_map(shown.result).numpy())
-    assert "'=a.png,fast," in panels.scores_csv([shown])  # no formula for a spreadsheet
+    _, shown = redrawn
+    raw, view = panels.raw_map(shown.result), panels.View("distance", threshold="scale")
+    back = np.load(io.BytesIO(panels.npy_bytes(raw)), allow_pickle=False)
+    np.testing.assert_array_equal(back, raw.numpy())
+    assert "'=a.png,fast," in panels.scores_csv([shown], view)  # no formula for a spreadsheet
+    lines = list(csv.DictReader(io.StringIO(panels.regions_csv([shown], view))))
+    regions = shown.result.regions("distance", shown.result.scales["distance"])
+    assert [(line["map"], int(line["area"])) for line in lines] == [("distance", r.area) for r in regions]
     assert panels.stem("../../x y.png") == "x_y"
-    import zipfile
 
-    with zipfile.ZipFile(io.BytesIO(panels.zip_bytes([shown], panels.View(), bundle))) as archive:
+    with zipfile.ZipFile(io.BytesIO(panels.zip_bytes([shown], view))) as archive:
         assert sorted(archive.namelist()) == [
             "001__a/ano-unet_map.npy",
+            "001__a/ano-unet_map_distance.npy",
             "001__a/ano-unet_normalised.png",
             "001__a/ano-unet_overlay.png",
+            "regions.csv",
             "scores.csv",
         ]
+
+
+def test_the_pictures_of_files_are_large_with_outlines_and_numbers(
+    redrawn: tuple[Bundle, panels.Shown],
+) -> None:
+    _, shown = redrawn
+    level = 0.5 * float(shown.result.maps["distance"].max())
+    result = replace(shown.result, limits=shown.result.limits | {"distance": level})
+    view = panels.View("distance")
+    assert panels.shown_regions(result, view)
+    marked = panels.marked_overlay(result, view)
+    assert marked.shape == (480, 480, 3)
+    plain = panels.marked_overlay(result, replace(view, threshold="off"))
+    assert (marked != plain).any()
+    assert (panels.overlay_pixels(result, view) != panels.overlay_pixels(shown.result, view)).any()
 
 
 def test_names_of_files_are_shown_as_they_are() -> None:

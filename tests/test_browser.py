@@ -142,7 +142,7 @@ def test_deep_link_to_visualise_shows_both_methods_on_a_cold_server(server: str,
     visit.sound()
 
 
-def test_home_shows_a_result_and_leads_to_the_three_pages(server: str, visit: Visit) -> None:
+def test_home_shows_a_result_and_leads_to_the_pages(server: str, visit: Visit) -> None:
     page = visit.open(server)
     page.get_by_alt_text("redrawn as if it were normal", exact=False).wait_for()
     assert page.locator("text=× the threshold").is_visible()
@@ -164,13 +164,24 @@ def test_home_answers_at_its_name_too_on_a_warm_server(server: str, visit: Visit
 
 
 def test_an_upload_is_redrawn_and_a_broken_one_is_named(server: str, visit: Visit) -> None:
-    page = visit.open(f"{server}/visualise?source=upload&all=true")
+    page = visit.open(f"{server}/visualise?source=upload")
     page.locator("input[type=file]").set_input_files(
         [
             {"name": "part.png", "mimeType": "image/png", "buffer": png_bytes(noise(1))},
             {"name": "broken.png", "mimeType": "image/png", "buffer": b"not an image"},
         ]
     )
+    page.get_by_alt_text("Heat map of part.png", exact=False).wait_for()  # instant: no start, no waiting
+    assert page.locator(".st-key-start").count() == 0
+    before = page.get_by_alt_text("Heat map of part.png", exact=False).get_attribute("src")
+    page.locator(".st-key-map input").click()
+    page.get_by_role("option", name="Distance d").click()
+    page.wait_for_function(
+        "before => document.querySelector('img[alt^=\"Heat map of part.png\"]').src !== before", arg=before
+    )
+    assert "map=Distance" in page.url
+    page.locator("[data-testid='stDataFrame']").first.wait_for()
+    assert page.locator(".au-pic i").count() >= 2  # numbers on the heat map and on the overlay
     page.get_by_alt_text("AnoGAN’s heat map of part.png", exact=False).wait_for()
     assert "broken.png" in page.locator("[data-testid='stAlert']").inner_text()
     visit.page.reload()  # the link holds the job, and the job the image
@@ -178,7 +189,21 @@ def test_an_upload_is_redrawn_and_a_broken_one_is_named(server: str, visit: Visi
     visit.sound()
 
 
-@pytest.mark.parametrize("page_name", ["", "f_net", "center", "visualise"])
+def test_results_come_before_the_settings_on_a_phone(server: str, browser: Any) -> None:
+    visit = Visit(browser, 390, 844)
+    try:
+        page = visit.open(f"{server}/visualise?rival=false")
+        result = page.get_by_alt_text("Heat map over the grey image", exact=False).first
+        result.wait_for()
+        visit.sound()
+        pictures = page.locator(".st-key-source").bounding_box()["y"]
+        settings = page.locator(".st-key-mode").bounding_box()["y"]
+        assert pictures < result.bounding_box()["y"] < settings
+    finally:
+        visit.context.close()
+
+
+@pytest.mark.parametrize("page_name", ["", "f_net", "center", "visualise", "own_images"])
 def test_nothing_overflows_on_a_phone(server: str, browser: Any, page_name: str) -> None:
     visit = Visit(browser, 390, 844, "dark")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,8 +178,20 @@ def test_progress_counts_estimates_and_stays_small(manager: JobManager) -> None:
 def test_time_left_follows_the_pace_so_far() -> None:
     assert Progress(done=25, total=100, started=100.0).remaining(110.0) == pytest.approx(30.0)
     assert Progress(done=0, total=100, started=100.0).remaining(110.0) is None
+    # A training that goes on at step 50 has its own pace, not that of the steps before.
+    assert Progress(done=60, total=100, first=50, started=100.0).remaining(110.0) == pytest.approx(40.0)
+    assert Progress(done=50, total=100, first=50, started=100.0).remaining(110.0) is None
     assert Progress().remaining() is None
     assert Progress().share == 0.0
+
+
+def test_work_that_was_done_at_once_is_remembered_but_never_runs(manager: JobManager) -> None:
+    noted = manager.note("now", "k", "at once", spec="what it was for")
+    assert noted.state == DONE
+    assert manager.get(noted.id).spec == "what it was for"
+    assert manager.note("now", "k", "at once") is noted
+    finished(manager.submit("later", "k", "later", lambda job: None))
+    assert manager.ahead_of(noted) == []
 
 
 def test_waiting_ends_at_a_milestone(manager: JobManager) -> None:
@@ -274,6 +287,12 @@ def test_the_cache_is_bounded_in_bytes_and_drops_the_least_used() -> None:
     assert len(cache) == 3
     assert cache.get("b") is None
     assert cache.get("a") is not None
+
+
+def test_all_maps_of_a_result_count_each_tensor_once() -> None:
+    result = a_result()
+    shown = {"residual": result.anomaly_map, "distance": torch.zeros(32, 32)}
+    assert size_of(replace(result, maps=shown)) - size_of(result) == 32 * 32 * 4
 
 
 def test_a_key_depends_on_everything_that_changes_a_result() -> None:

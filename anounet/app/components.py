@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -11,10 +13,11 @@ import streamlit as st
 from anounet.app import figures, models, panels
 from anounet.app.jobs import CANCELLED, FAILED, QUEUED, Job
 from anounet.app.texts import label, plain, t
-from anounet.app.work import Picture, Request, find
+from anounet.app.work import CenterOutcome, Picture, Request, find
 from anounet.bundle import Bundle, Result, bundle_names
-from anounet.center import Center
+from anounet.center import HELD_BACK, MIN_IMAGES, Center
 from anounet.images import png_bytes, to_pixels
+from anounet.local_centers import LocalCenters
 from anounet.prepare import Scores
 from anounet.storage import WeightsError
 
@@ -78,7 +81,7 @@ def f_net_facts(bundle: Bundle, facts: Mapping[str, Any], shipped: bool) -> None
     metrics = facts.get("metrics") or {}
     rows = {
         t("facts.normal"): label(str(bundle.info.get("normal", "–"))),
-        t("facts.data"): label(str(facts.get("data", bundle.info.get("data", "–")))),
+        t("facts.data"): set_label(str(facts.get("data", bundle.info.get("data", "–")))),
         t("facts.excluded"): ", ".join(map(label, facts.get("exclude") or ())) or t("facts.nothing"),
         t("facts.images"): f"{facts['images']:,}" if isinstance(facts.get("images"), int) else "–",
         t("facts.start"): str(facts.get("starting_weights", "–")),
@@ -96,7 +99,9 @@ def f_net_facts(bundle: Bundle, facts: Mapping[str, Any], shipped: bool) -> None
             name
             for name, part in (
                 ("C", bundle.center),
+                (t("facts.local"), bundle.local),
                 (t("facts.identity"), bundle.identity),
+                (t("facts.instant"), bundle.instant),
                 ("AnoGAN", bundle.anogan),
             )
             if part is not None
@@ -126,6 +131,53 @@ def center_facts(center: Center, scores: Scores | None) -> None:
             )
 
 
+def local_facts(local: LocalCenters) -> None:
+    """How local centres were made, as figures and a short table."""
+    settings, held = local.settings, held_back_count(local)
+    with st.container(horizontal=True, key="local_facts"):
+        st.metric(t("local.m_centers"), f"{len(local.means):,}", width=150)
+        st.metric(t("local.m_images"), f"{local.count:,}", width=150)
+        st.metric(t("center.m_held"), f"{held:,}", width=150)
+        st.metric(
+            t("local.m_tau"),
+            f"{local.tau:.3f}",
+            help=t("local.tau_help", share=f"{settings.quantile:.0%}"),
+            width=150,
+        )
+    pairs = ", ".join(f"{n} ({w:g})" for n, w in zip(settings.layers, settings.weights, strict=True))
+    rows = {
+        t("local.layers"): pairs,
+        t("local.features"): f"{local.means.shape[1]:,}",
+        t("local.quantile"): f"{settings.quantile:.0%}",
+        t("local.metric"): label(f"metric.{settings.metric}"),
+    }
+    st.table(
+        {"": list(rows), " ": list(rows.values())}, hide_index=True, hide_header=True, border="horizontal"
+    )
+    skipped = [str(name) for name in local.meta.get("skipped", ())]
+    if skipped:
+        st.caption(t("local.skipped", n=len(skipped), names=plain(", ".join(skipped[:10]))))
+
+
+def held_back_count(local: LocalCenters) -> int:
+    """How many images set τ: the number that leaves `local.count` at the share that was held back."""
+    share = float(local.meta.get("held_back_share", HELD_BACK))
+    most = round(local.count / max(1e-6, 1 - share)) + 3
+    for count in range(max(MIN_IMAGES, local.count + 2), most + 1):
+        if count - max(2, round(count * share)) == local.count:
+            return count - local.count
+    return 0
+
+
+def prepared(outcome: CenterOutcome) -> None:
+    """Says what a computation of C saved, and which images it left out."""
+    st.success(t("center.saved", name=outcome.name, n=f"{outcome.images:,}"), icon=":material/check_circle:")
+    if outcome.skipped:
+        st.warning(t("center.skipped", n=len(outcome.skipped)), icon=":material/broken_image:")
+        for name, why in outcome.skipped[:5]:
+            st.caption(plain(why if name in why else f"{name}: {why}"))
+
+
 # --- jobs --------------------------------------------------------------------------------------------
 
 
@@ -143,13 +195,20 @@ def current_job(kind: str) -> Job | None:
     return None
 
 
-def remember(job: Job) -> None:
+def remember(job: Job, *, link: bool = True) -> None:
     """Makes a job this session's own and puts it into the link, so that a refresh finds it."""
-    before = st.session_state.get(f"_job_{job.kind}")
-    if before is not None and before != job.id:
-        models.jobs().release(models.jobs().get(before), owner())
+    let_go(job.kind, but=job.id)
     st.session_state[f"_job_{job.kind}"] = job.id
-    st.query_params["job"] = job.id
+    if link and st.query_params.get("job") != job.id:
+        st.query_params["job"] = job.id
+
+
+def let_go(kind: str, but: str = "") -> None:
+    """Stops this session's job of a kind, unless another session waits for it too."""
+    before = st.session_state.get(f"_job_{kind}")
+    if before is not None and before != but:
+        models.jobs().release(models.jobs().get(before), owner())
+        del st.session_state[f"_job_{kind}"]
 
 
 def busy(kind: str) -> bool:
@@ -157,10 +216,13 @@ def busy(kind: str) -> bool:
     return job is not None and job.active
 
 
-def job_box(job: Job, x: str = "", *, curves: bool = True) -> None:
+def job_box(job: Job, x: str = "", *, curves: bool = True, titles: Sequence[str] = ()) -> None:
     """Progress, time left, place in the queue and a stop, drawn anew each second while the job is active.
 
     As soon as something is finished that the page can show, the whole page is drawn again.
+
+    Args:
+        titles: of the rows that the job's pictures form, as many pictures in each.
     """
     if not job.active:
         return
@@ -182,8 +244,12 @@ def job_box(job: Job, x: str = "", *, curves: bool = True) -> None:
             else:
                 st.progress(progress.share, _progress_text(progress))
             if progress.samples:
-                cells = [panels.figure(pixels, "", alt=t("alt.sample")) for pixels in progress.samples]
-                st.html(panels.STYLE + panels.grid(cells, "au-live"))
+                row = max(1, len(progress.samples) // max(1, len(titles)))
+                cells = [
+                    panels.figure(pixels, titles[number // row] if titles else "", alt=t("alt.sample"))
+                    for number, pixels in enumerate(progress.samples)
+                ]
+                st.html(panels.STYLE + panels.grid(cells, "au-rows" if titles else "au-live"))
             if curves and progress.curves and progress.done > 1:
                 _curves(progress.curves, progress.done, x or t("chart.step"), f"job_curves_{job.kind}")
             st.button(
@@ -238,13 +304,18 @@ def verdict_badge(result: Result) -> None:
         st.badge(t("verdict.normal"), icon=":material/check:", color="green")
 
 
+def score_text(result: Result, value: float) -> str:
+    """A score as its kind is written: C's distances are small numbers, a map's peak is a few units."""
+    return f"{value:.4f}" if result.method in ("fast", "article") else f"{value:.2f}"
+
+
 def score_line(result: Result, rival: Result | None) -> str:
     parts = [
         t(
             "score.line",
-            score=f"{result.score:.4f}",
+            score=score_text(result, result.score),
             ratio=f"{result.score / max(result.threshold, 1e-9):.2f}",
-            threshold=f"{result.threshold:.4f}",
+            threshold=score_text(result, result.threshold),
         )
     ]
     if result.y is not None:
@@ -263,35 +334,79 @@ def result_card(
     bundle: Bundle,
     *,
     pending: bool,
+    refining: bool = False,
     number: int,
 ) -> None:
-    """One picture: verdict and score, both methods' panels on one scale, curves and downloads."""
+    """One picture: verdict and score, panels on one scale, the regions found, curves and downloads.
+
+    Args:
+        pending: AnoGAN's answer is on its way.
+        refining: so is Ano-Unet's own, with the steps that were asked for; this is the one before them.
+    """
     with st.container(border=True, key=f"card_{number}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             verdict_badge(result)
             st.markdown(f"**{plain(picture.name)}**", width="content")
+            if refining:
+                st.badge(t("refine.pending"), icon=":material/autorenew:", color="grey")
         st.caption(score_line(result, rival) + (f" · {picture.note}" if picture.note else ""))
-        cells = panels.ano_unet_cells(picture.name, result, view, bundle)
-        methods = [r.method for r in (result, rival) if r is not None]
-        cells.append(panels.colour_bar(view, bundle, methods))
-        if rival is not None:
-            cells += panels.anogan_cells(picture.name, rival, view, bundle)
-        elif request.anogan is not None:
-            note = t("anogan.searching") if pending else t("anogan.not_run")
-            titles = (t("panel.generated"), t("panel.heat_anogan"), t("panel.overlay_anogan"))
-            cells += [panels.waiting(title, note) for title in titles]
-        st.html(panels.grid(cells))
+        cells = panels.ano_unet_cells(picture.name, result, view)
+        if request.anogan is not None and (rival is not None or pending):
+            cells.append(panels.colour_bar(view, bundle, [r for r in (result, rival) if r is not None]))
+            if rival is not None:
+                cells += panels.anogan_cells(picture.name, rival, view)
+            else:
+                titles = (t("panel.generated"), t("panel.heat_anogan"), t("panel.overlay_anogan"))
+                cells += [panels.waiting(title, t("anogan.searching")) for title in titles]
+            st.html(panels.grid(cells))
+        else:
+            bar = panels.colour_bar(view, bundle, [result])
+            st.html(panels.grid(cells) + f'<div class="au-flat">{bar}</div>')
+        region_table(result, view, number)
         with st.expander(t("card.more"), icon=":material/show_chart:"):
             _loss_charts(result, rival, request, number)
-            _downloads(picture, result, view, bundle, number)
+            _downloads(picture, result, view, number)
+
+
+def region_table(result: Result, view: panels.View, number: int) -> None:
+    """The regions that are outlined on the map, by their numbers."""
+    found = panels.shown_regions(result, view)
+    if view.threshold == "off":
+        return
+    if not found:
+        st.caption(t("regions.none", name=label(f"map.{view.name(result)}")))
+        return
+    st.markdown(t("regions.some", n=len(found), side=result.x.shape[-1]))
+    st.dataframe(
+        [
+            {
+                t("regions.number"): place,
+                t("regions.place"): f"{region.x:.0f}, {region.y:.0f}",
+                t("regions.box"): f"{region.width} × {region.height}",
+                t("regions.area"): region.area,
+                t("regions.score"): round(region.score, 2),
+            }
+            for place, region in enumerate(found, 1)
+        ],
+        hide_index=True,
+        column_config={t("regions.number"): st.column_config.NumberColumn(width=40)},
+        height="content" if len(found) <= 6 else 248,
+        width="stretch",
+        key=f"regions_{number}",
+    )
 
 
 def _loss_charts(result: Result, rival: Result | None, request: Request, number: int) -> None:
+    if len(next(iter(result.losses.values()), ())) < 2 and rival is None:
+        values = ", ".join(f"{label(name)} {line[-1]:.4f}" for name, line in result.losses.items())
+        st.caption(t("card.no_steps", values=values))
+        return
     with st.container(horizontal=True):
-        with st.container(width=420):
-            st.markdown(t("card.ano_unet_losses", beta=f"{request.settings.beta:g}"))
-            figure = figures.losses(_thin(result.losses), request.settings.beta)
-            st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
+        if len(next(iter(result.losses.values()), ())) > 1:
+            with st.container(width=420):
+                st.markdown(t("card.ano_unet_losses", beta=f"{request.settings.beta:g}"))
+                figure = figures.losses(_thin(result.losses), request.settings.beta)
+                st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
         if rival is not None:
             with st.container(width=420):
                 st.markdown(t("card.anogan_losses", score=f"{rival.score:.1f}"))
@@ -308,16 +423,17 @@ def _thin(losses: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     }
 
 
-def _downloads(picture: Picture, result: Result, view: panels.View, bundle: Bundle, number: int) -> None:
-    base = panels.stem(picture.name)
+def _downloads(picture: Picture, result: Result, view: panels.View, number: int) -> None:
+    base, shown = panels.stem(picture.name), panels.Shown(picture.name, result)
     files = (
         (
             t("download.overlay"),
             "overlay.png",
-            lambda: png_bytes(panels.overlay_pixels(result, view, bundle)),
+            lambda: png_bytes(panels.marked_overlay(result, view)),
         ),
         (t("download.normalised"), "normalised.png", lambda: png_bytes(to_pixels(result.y))),
-        (t("download.map"), "map.npy", lambda: panels.npy_bytes(result)),
+        (t("download.map"), "map.npy", lambda: panels.npy_bytes(panels.shown_map(result, view))),
+        (t("download.regions"), "regions.csv", lambda: panels.regions_csv([shown], view)),
     )
     with st.container(horizontal=True):
         for name, ending, data in files:
@@ -336,12 +452,13 @@ def left_out_sheet(entries: Sequence[tuple[Picture, Result]]) -> None:
     if not entries:
         return
     st.markdown(t("gate.title", n=len(entries)))
-    st.caption(t("gate.why", threshold=f"{entries[0][1].threshold:.4f}"))
+    first = entries[0][1]
+    st.caption(t("gate.why", threshold=score_text(first, first.threshold)))
     cells = [
         panels.figure(
             picture.pixels,
             picture.name,
-            t("gate.entry", score=f"{result.score:.4f}"),
+            t("gate.entry", score=score_text(result, result.score)),
             t("alt.original", name=picture.name),
         )
         for picture, result in entries
@@ -349,27 +466,47 @@ def left_out_sheet(entries: Sequence[tuple[Picture, Result]]) -> None:
     st.html(panels.grid(cells, "au-sheet"))
 
 
-def score_table(entries: Sequence[tuple[Picture, Result, Result | None]]) -> None:
+def score_table(entries: Sequence[Entry], view: panels.View) -> None:
     rows = [
         {
             t("table.image"): picture.name,
             t("table.verdict"): t("verdict.anomalous") if result.anomalous else t("verdict.normal"),
             t("table.score"): round(result.score, 5),
             t("table.ratio"): round(result.score / max(result.threshold, 1e-9), 2),
+            t("table.regions"): len(panels.shown_regions(result, view)) if result.y is not None else None,
             t("table.ano_unet"): round(result.seconds, 2) if result.y is not None else None,
             t("table.anogan"): round(rival.seconds, 2) if rival is not None else None,
         }
-        for picture, result, rival in entries
+        for picture, result, rival in ((e.picture, e.result, e.rival) for e in entries)
     ]
     st.dataframe(rows, hide_index=True, width="stretch")
 
 
-def gathered(request: Request) -> list[tuple[Picture, Result, Result | None]]:
-    """What is known of a request so far: (picture, Ano-Unet's result, AnoGAN's)."""
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one picture of a request so far."""
+
+    picture: Picture
+    result: Result
+    rival: Result | None
+    refining: bool  # the result is the one before the refining steps that were asked for
+
+
+def gathered(request: Request) -> list[Entry]:
+    """What is known of a request so far; in `instant` mode what was answered at once until it is refined."""
     cache, found = models.results(), []
     for picture in request.pictures:
-        result = find(cache, request, picture)
+        result, refining = find(cache, request, picture), False
+        if result is None and request.instant:
+            result, refining = find(cache, request.at_once, picture), True
         if result is not None:
             shown = request.anogan is not None and result.y is not None
-            found.append((picture, result, cache.get(request.rival(picture)) if shown else None))
+            rival = cache.get(request.rival(picture)) if shown else None
+            found.append(Entry(picture, result, rival, refining))
     return found
+
+
+def set_label(name: str) -> str:
+    """What to call a data set: not by the path of a folder on the server."""
+    path = Path(name)
+    return t("data.own", name=path.parent.name) if path.parent != Path() else label(name)

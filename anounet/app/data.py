@@ -14,7 +14,7 @@ from anounet.datasets import DataError
 from anounet.images import ImageError
 from anounet.prepare import DataChoice
 
-SIZES = (32, 64, 96, 128)
+SIZES = (32, 64, 96, 128, 192, 256)
 MIN_LIMIT, MAX_LIMIT = 20, 100_000
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
 from anounet.app.texts import label, t
+
+if TYPE_CHECKING:
+    from anounet.app.models import Cloud, Moved
 
 NORMAL, ABNORMAL, THRESHOLD = "#0f9488", "#d9622b", "#8a94a0"
 LINES = ("#0f9488", "#d9622b", "#7c6fd0", "#8a94a0")
@@ -118,4 +122,69 @@ def score_groups(
         tickvals=list(range(len(groups))), ticktext=[label(name) for name in groups], autorange="reversed"
     )
     figure.add_vline(x=threshold, line={"color": THRESHOLD, "width": 2, "dash": "dash"})
+    return figure
+
+
+def patch_histogram(percentiles: Sequence[float], tau: float) -> go.Figure:
+    """How held-back normal patches' distances are spread, from their 101 percentiles, with τ drawn in."""
+    values = np.interp(np.linspace(0, 100, 4001), np.arange(len(percentiles)), percentiles)
+    shares, edges = np.histogram(values, bins=60)
+    middles, share = (edges[:-1] + edges[1:]) / 2, 100 * shares / len(values)
+    colours = np.where(middles > tau, ABNORMAL, NORMAL)
+    figure = go.Figure()
+    figure.add_bar(
+        x=np.round(middles, 4),
+        y=np.round(share, 3),
+        marker_color=colours.tolist(),
+        name=t("chart.normal_patches"),
+        hovertemplate="%{y:.1f} %<extra></extra>",
+    )
+    _styled(figure, 280, t("chart.distance"), t("chart.share"))
+    figure.update_layout(showlegend=False, bargap=0.05, margin_t=36)
+    figure.add_vline(
+        x=tau,
+        line={"color": THRESHOLD, "width": 2, "dash": "dash"},
+        annotation_text=t("chart.tau", value=f"{tau:.3f}"),
+        annotation_position="top",
+    )
+    return figure
+
+
+def projection(cloud: Cloud, moved: Moved | None, tau: float) -> go.Figure:
+    """Patches in the plane of two main directions: normal ones, centres, and a test image's around G."""
+    figure = go.Figure()
+
+    def points(at: np.ndarray, name: str, colour: str, **marker: object) -> None:
+        figure.add_scatter(
+            x=np.round(at[:, 0], 3),
+            y=np.round(at[:, 1], 3),
+            mode="markers",
+            name=name,
+            marker={"color": colour, **marker},
+            hoverinfo="skip",
+        )
+
+    points(cloud.normal, t("chart.normal_patches"), THRESHOLD, size=4, opacity=0.45)
+    points(cloud.centers, t("chart.centres"), LINES[2], size=6, symbol="diamond", opacity=0.75)
+    if moved is not None:
+        far = moved.distances > tau
+        if moved.drawn:
+            lines = np.full((3 * int(far.sum()), 2), np.nan)
+            lines[0::3], lines[1::3] = moved.before[far], moved.after[far]
+            figure.add_scatter(
+                x=np.round(lines[:, 0], 3),
+                y=np.round(lines[:, 1], 3),
+                mode="lines",
+                name=t("chart.moves"),
+                line={"color": ABNORMAL, "width": 1},
+                opacity=0.35,
+                hoverinfo="skip",
+            )
+        points(moved.before[far], t("chart.before"), ABNORMAL, size=7)
+        if moved.drawn:
+            points(moved.after[far], t("chart.after"), NORMAL, size=7)
+    x, y = (f"{share:.0%}" for share in cloud.explained)
+    _styled(figure, 460, t("chart.direction", n=1, share=x), t("chart.direction", n=2, share=y))
+    figure.update_layout(hovermode=False, margin_t=64)
+    figure.update_yaxes(scaleanchor="x", scaleratio=1)
     return figure

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+
 import streamlit as st
 
 from anounet.anogan import AnoGANSettings
-from anounet.app import components, models, work
+from anounet.app import components, models, routing, work
 from anounet.app.inputs import clamp
 from anounet.app.texts import label, plain, t
 from anounet.bundle import SHIPPED, Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES
 from anounet.feature_net import WIDTHS
+from anounet.instant import InstantSettings
 from anounet.metric_learning import ARTICLE, FNetSettings
 from anounet.prepare import DataChoice
 
-F_NET, CENTER, ANOGAN = "f_net", "center", "anogan"  # kinds of jobs
-COUNT = 1000  # normal images that C is made from, unless there are fewer
+F_NET, CENTER, ANOGAN, OWN, INSTANT = "f_net", "center", "anogan", "own", "instant"  # kinds of jobs
+COUNT = 1000  # normal images that C is made from, unless there are fewer; see `prepare.read_normals`
 MAX_GAN_STEPS = 20_000
 
 
@@ -105,23 +109,20 @@ def _start_fault(settings: FNetSettings) -> str:
 
 
 def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
-    """How many images, where to save, and the start; a disabled start says why.
+    """Where to save, and the start; a disabled start says why.
 
     Args:
         available: images of the normal class.
     """
-    most = max(MIN_IMAGES, available)
-    asked = st.number_input(
-        t("center.count"),
-        MIN_IMAGES,
-        most,
-        min(COUNT, most),
-        key=f"center_count_{bundle.name}_{choice.normal}",
-        help=t("center.count_help", share=f"{HELD_BACK:.0%}"),
-    )
-    count = int(clamp(asked, MIN_IMAGES, most, min(COUNT, most)))
     st.caption(
-        t("center.available", n=f"{available:,}", normal=label(choice.normal), data=label(choice.data))
+        t(
+            "center.available",
+            n=f"{available:,}",
+            normal=label(choice.normal),
+            data=components.set_label(choice.data),
+            used=f"{min(COUNT, available):,}",
+            share=f"{HELD_BACK:.0%}",
+        )
     )
     same = bundle.name != SHIPPED and bundle.info.get("normal") == choice.normal
     suggested = bundle.name if same else models.free_name(choice.normal, choice.data, bundle_names())
@@ -148,14 +149,151 @@ def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
     ):
         source = bundle.name
         job = models.jobs().submit(
-            f"center {source} {target} {choice!r} {count}",
+            f"center {source} {target} {choice!r}",
             CENTER,
             t("center.job", name=target),
-            lambda j: work.compute_center(j, source, target, choice, count),
+            lambda j: work.compute_center(j, source, target, choice),
             owner=components.owner(),
         )
         components.remember(job)
         st.rerun()
+
+
+def prepare_own(pictures: Sequence[work.Picture], size: int) -> None:
+    """The new bundle's name and the start of its preparation; a disabled start says why."""
+    taken = bundle_names()
+    suggested = models.free_name("images", "my", taken)
+    name = st.text_input(t("own.name"), suggested, key=f"own_name_{suggested}", help=t("name.help")).strip()
+    busy, fault = components.busy(OWN), ""
+    try:
+        name = work.check_new_name(name)
+        if SHIPPED not in taken:
+            fault = t("own.no_general", name=SHIPPED)
+        elif len(pictures) < MIN_IMAGES:
+            fault = t("center.too_few", n=len(pictures), least=MIN_IMAGES) if pictures else t("own.nothing")
+    except ValueError as error:
+        fault = plain(str(error))
+    before = components.current_job(OWN)
+    ready = before is not None and before.result is not None and before.result.name == name
+    if fault and pictures and not busy and not ready:  # that the name is taken is no news then
+        st.warning(fault, icon=":material/info:")
+    if st.button(
+        t("own.go"),
+        key="prepare_own",
+        type="primary",
+        icon=":material/auto_awesome:",
+        disabled=bool(fault) or busy,
+        help=t("train.busy") if busy else fault or None,
+    ):
+        images = tuple(pictures)
+        known = " ".join(picture.key for picture in images)
+        job = models.jobs().submit(
+            f"own {name} {size} {known}",
+            OWN,
+            t("own.job", name=name),
+            lambda j: work.prepare_own(j, name, images, size),
+            owner=components.owner(),
+        )
+        components.remember(job)
+        st.rerun()
+
+
+# --- instant mode ------------------------------------------------------------------------------------
+
+
+def choose_instant(bundle: str, now: InstantSettings) -> InstantSettings:
+    """A field for each of `InstantSettings`'s, with what `now` holds in it.
+
+    Raises:
+        ValueError: a value that the training does not take.
+    """
+    values: dict[str, int | float] = {}
+    with st.expander(t("instant.settings"), icon=":material/tune:"):
+        columns = st.columns(2)
+        for number, field in enumerate(fields(InstantSettings)):
+            value = getattr(now, field.name)
+            whole = isinstance(value, int)
+            values[field.name] = columns[number % 2].number_input(
+                label(f"instant.{field.name}"),
+                value=value,
+                min_value=0 if whole else 0.0,
+                step=1 if whole else None,
+                format=None if whole else "%g",
+                key=f"instant_{bundle}_{field.name}",
+            )
+    return InstantSettings(**values)
+
+
+def train_instant(bundle: Bundle) -> None:
+    """Trains the U-Net of `instant` mode: what it is, its settings, and the start."""
+    st.markdown(t("instant.what"))
+    if bundle.local is None:
+        st.info(t("instant.no_local", name=bundle.name), icon=":material/adjust:")
+        return
+    before = models.interrupted(bundle)
+    fault, settings, go_on = "", None, False
+    try:
+        settings = choose_instant(bundle.name, before[1] if before else InstantSettings())
+        go_on = before is not None and before[1] == settings
+        if bundle.size % 2 ** (settings.depth - 1):
+            fault = t("instant.depth", side=bundle.size, depth=settings.depth)
+        choice = models.choice(bundle)
+    except ValueError as error:
+        fault = plain(str(error))
+    if bundle.instant is not None and before is None:
+        if bundle.name == SHIPPED:
+            fault = t("instant.shipped")
+        else:
+            st.info(t("instant.there", name=bundle.name), icon=":material/check_circle:")
+    elif before is not None and go_on:
+        st.info(t("instant.goes_on", step=before[0], total=before[1].steps), icon=":material/resume:")
+    elif before is not None:
+        st.info(t("instant.other", step=before[0]), icon=":material/restart_alt:")
+    busy = components.busy(INSTANT)
+    if fault and not busy:
+        st.info(fault, icon=":material/info:")
+    left = settings.steps - (before[0] if go_on else 0) if settings else 0
+    seconds = work.estimated_training(settings, bundle.size, left) if settings else 0
+    title = t("instant.continue", step=before[0]) if go_on else t("instant.go")
+    if st.button(
+        title + (f" ({t('instant.about', time=components.duration(seconds))})" if settings else ""),
+        key="train_instant",
+        type="primary",
+        icon=":material/bolt:",
+        disabled=bool(fault) or busy,
+        help=t("train.busy") if busy else fault or None,
+    ):
+        name = bundle.name
+        job = models.jobs().submit(
+            f"instant {name} {settings!r}",
+            INSTANT,
+            t("instant.job", name=name),
+            lambda j: work.train_instant(j, name, choice, settings),
+            spec=None,
+            owner=components.owner(),
+        )
+        components.remember(job)
+        st.rerun()
+
+
+def instant_job() -> None:
+    """The training that runs, or how it ended."""
+    job = components.current_job(INSTANT)
+    if job is None:
+        return
+    components.job_box(job, titles=(t("instant.pasted"), t("instant.redrawn")))
+    components.job_end(job)
+    done = job.result
+    if done is None or job.active:
+        return
+    if done.steps < done.total:
+        st.info(t("instant.kept", step=done.steps, total=done.total), icon=":material/stop_circle:")
+        routing.link("center", t("instant.go_on"), bundle=done.name, kind=label("part.instant"))
+    else:
+        st.success(t("instant.done", name=done.name, steps=done.steps), icon=":material/check_circle:")
+    routing.link("visualise", t("center.go_visualise"), bundle=done.name)
+    with st.expander(t("instant.curves"), icon=":material/show_chart:"):
+        components.final_curves(done.curves, done.steps, t("chart.step"), "instant_final")
 
 
 def train_rival(bundle: Bundle) -> None:

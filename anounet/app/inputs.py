@@ -8,10 +8,11 @@ from typing import Any
 import streamlit as st
 
 from anounet import ano_unet
-from anounet.app import models, panels
+from anounet.anomaly_map import MAPS
+from anounet.app import models, panels, routing
 from anounet.app.texts import label, plain, t
 from anounet.app.work import Picture
-from anounet.bundle import Bundle
+from anounet.bundle import USUAL_MAP, Bundle
 from anounet.datasets import DataError
 from anounet.images import ImageError, content_hash, decode
 
@@ -20,6 +21,7 @@ PICTURE_BYTES = 32 * 2**20  # of results that the pictures of one request may fi
 ENDINGS = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
 DEFAULT_SAMPLE = "missing"
 BETA_TOP = 1000.0  # what the fields offer; the core allows more
+REFINE_TOP = 50  # refining steps
 
 
 def clamp(value: Any, low: float, high: float, default: float) -> float:
@@ -59,11 +61,26 @@ def accept_plain(key: str, options: Sequence[str], shown: Callable[[str], str]) 
 # --- settings of Ano-Unet ----------------------------------------------------------------------------
 
 
+def offered_modes(bundle: Bundle) -> list[str]:
+    """The modes that a bundle has the parts for, the best first."""
+    parts = {
+        "instant": bundle.local is not None and bundle.instant is not None,
+        "fast": bundle.identity is not None and (bundle.center is not None or bundle.local is not None),
+        "article": bundle.center is not None,
+    }
+    return [mode for mode in ano_unet.MODES if parts[mode]]
+
+
 def choose_settings(bundle: Bundle) -> ano_unet.Settings:
-    """Mode, β and steps, with the article's presets one click away."""
-    modes = list(ano_unet.MODES)
-    accept_plain("mode", modes, label)
-    st.session_state.setdefault("mode", modes[0])
+    """Mode, kind of C, β and steps, with the article's presets one click away.
+
+    Args:
+        bundle: one that `offered_modes` gives a mode for.
+    """
+    modes = offered_modes(bundle)
+    accept_plain("mode", list(ano_unet.MODES), label)
+    if st.session_state.get("mode") not in modes:
+        st.session_state["mode"] = modes[0]
     mode = st.segmented_control(
         t("settings.mode"),
         modes,
@@ -74,31 +91,78 @@ def choose_settings(bundle: Bundle) -> ano_unet.Settings:
         help=t("settings.mode_help"),
     )
     mode = mode if mode in modes else modes[0]
-    defaults = bundle.settings(mode)
-    if st.session_state.get("_settings_of") != (mode, bundle.name):
-        if "_settings_of" in st.session_state and not st.session_state.pop("_preset", False):
+    if "instant" not in modes:
+        st.caption(t("settings.no_instant") if bundle.local is not None else t("settings.no_local"))
+        kind = "instant" if bundle.local is not None else "local"
+        routing.link("center", t("settings.make_instant"), bundle=bundle.name, kind=part_label(kind))
+    center = _choose_center(bundle) if mode == "fast" else None
+    defaults = bundle.settings(mode, center=center)
+    method = (defaults.method, bundle.name)
+    if st.session_state.get("_settings_of") != method:
+        if "_settings_of" in st.session_state:
             _set_numbers(defaults.beta, defaults.steps)
-        st.session_state["_settings_of"] = (mode, bundle.name)
+        st.session_state["_settings_of"] = method
+    if mode == "instant":
+        steps = st.slider(
+            t("settings.refine"),
+            0,
+            REFINE_TOP,
+            0,
+            key="refine",
+            bind="query-params",
+            help=t("settings.refine_help"),
+        )
+        return bundle.settings(mode, steps=int(clamp(steps, 0, REFINE_TOP, 0)))
     left, right = st.columns(2)
     with left:
         beta = bound_number(
-            t("settings.beta"), "beta", 0.0, BETA_TOP, float(defaults.beta), 5.0, t("settings.beta_help")
+            t("settings.beta"),
+            "beta",
+            0.0,
+            BETA_TOP,
+            float(defaults.beta),
+            5.0 if defaults.center == "global" else 0.5,
+            t("settings.beta_help"),
         )
     with right:
         steps = bound_number(
             t("settings.steps"), "steps", 1, 500, int(defaults.steps), 5, t("settings.steps_help")
         )
-    st.caption(t("settings.presets"))
-    with st.container(horizontal=True, gap="small"):
-        for number, preset in enumerate(ano_unet.ARTICLE_PRESETS.values()):
-            st.button(
-                t("settings.preset", beta=f"{preset.beta:g}", steps=preset.steps),
-                key=f"preset_{number}",
-                help=t("settings.preset_help"),
-                on_click=_use_preset,
-                args=(preset, bundle.name),
-            )
-    return bundle.settings(mode, beta=beta, steps=steps)
+    if "article" in modes:
+        st.caption(t("settings.presets"))
+        with st.container(horizontal=True, gap="small"):
+            for number, preset in enumerate(ano_unet.ARTICLE_PRESETS.values()):
+                st.button(
+                    t("settings.preset", beta=f"{preset.beta:g}", steps=preset.steps),
+                    key=f"preset_{number}",
+                    help=t("settings.preset_help"),
+                    on_click=_use_preset,
+                    args=(preset, bundle.name),
+                )
+    return bundle.settings(mode, center=center, beta=beta, steps=steps)
+
+
+def _choose_center(bundle: Bundle) -> str:
+    """Which C `fast` mode minimises the distance from, of those that the bundle has."""
+    kinds = [kind for kind, part in (("global", bundle.center), ("local", bundle.local)) if part is not None]
+    if len(kinds) == 1:
+        return kinds[0]
+    accept_plain("c", kinds, center_label)
+    kind = st.segmented_control(
+        t("settings.center"),
+        kinds,
+        default=kinds[0],
+        required=True,
+        format_func=center_label,
+        key="c",
+        bind="query-params",
+        help=t("settings.center_help"),
+    )
+    return kind if kind in kinds else kinds[0]
+
+
+def center_label(kind: str) -> str:
+    return label(f"c.{kind}")
 
 
 def _set_numbers(beta: float, steps: int) -> None:
@@ -107,37 +171,89 @@ def _set_numbers(beta: float, steps: int) -> None:
 
 def _use_preset(preset: ano_unet.Settings, bundle: str) -> None:
     st.session_state["mode"] = preset.mode
-    st.session_state["_settings_of"] = (preset.mode, bundle)
+    st.session_state["_settings_of"] = (preset.method, bundle)
     _set_numbers(preset.beta, preset.steps)
 
 
-def choose_view() -> panels.View:
-    """How maps are shown, in a row above the results."""
+def choose_view(bundle: Bundle, settings: ano_unet.Settings) -> panels.View:
+    """How maps are shown, in a row above the results: nothing is computed anew for it."""
+    names = list(MAPS) if bundle.local is not None else ["residual"]
+    usual = USUAL_MAP.get(settings.method, "residual")
+    state = st.session_state
+    accept_plain("map", names, map_label)
+    if state.get("_map_of", settings.method) != settings.method or state.get("map", usual) not in names:
+        state["map"] = usual  # each mode has the map that was chosen for it
+    state["_map_of"] = settings.method
+    accept_plain("level", panels.THRESHOLDS, threshold_label)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="view"):
+        name = st.selectbox(
+            t("view.map"),
+            names,
+            index=names.index(usual),
+            key="map",
+            bind="query-params",
+            format_func=map_label,
+            help=t("view.map_help"),
+            width=290,
+        )
+        threshold = st.segmented_control(
+            t("view.threshold"),
+            list(panels.THRESHOLDS),
+            default=panels.THRESHOLDS[0],
+            required=True,
+            format_func=threshold_label,
+            key="level",
+            bind="query-params",
+            help=t("view.threshold_help"),
+        )
+        name = name if name in names else usual
+        sigma, grey = _residual_view() if name == "residual" else (None, False)
+    absolute = panels.TOP * max(bundle.scale(m, "residual") for m in (settings.method, "anogan"))
+    return panels.View(
+        map=name,
+        threshold=threshold if threshold in panels.THRESHOLDS else panels.THRESHOLDS[0],
+        sigma=sigma,
+        grey=absolute if grey else 0.0,
+    )
+
+
+def _residual_view() -> tuple[float | None, bool]:
+    """What can be chosen for abs(x − y) alone: its smoothing, and grey levels as its unit."""
+    sigmas = ["", *(f"{sigma:g}" for sigma in panels.SIGMAS)]
+    sigma = st.selectbox(
+        t("view.sigma"),
+        sigmas,
+        key="sigma",
+        bind="query-params",
+        format_func=lambda value: t("view.sigma_px", n=value) if value else t("view.sigma_usual"),
+        help=t("view.sigma_help"),
+        width=150,
+    )
     units = {"normal": t("view.unit_normal"), "grey": t("view.unit_grey")}
     accept_plain("unit", list(units), units.__getitem__)
-    with st.container(horizontal=True, vertical_alignment="bottom", key="view"):
-        sigma = st.slider(
-            t("view.sigma"),
-            0.0,
-            panels.MAX_SIGMA,
-            panels.SIGMA,
-            0.5,
-            key="sigma",
-            bind="query-params",
-            help=t("view.sigma_help"),
-            width=240,
-        )
-        unit = st.segmented_control(
-            t("view.unit"),
-            list(units),
-            default="normal",
-            required=True,
-            format_func=units.__getitem__,
-            key="unit",
-            bind="query-params",
-            help=t("view.unit_help"),
-        )
-    return panels.View(sigma=clamp(sigma, 0.0, panels.MAX_SIGMA, panels.SIGMA), grey=unit == "grey")
+    unit = st.segmented_control(
+        t("view.unit"),
+        list(units),
+        default="normal",
+        required=True,
+        format_func=units.__getitem__,
+        key="unit",
+        bind="query-params",
+        help=t("view.unit_help"),
+    )
+    return (float(sigma) if sigma in sigmas[1:] else None), unit == "grey"
+
+
+def part_label(name: str) -> str:
+    return label(f"part.{name}")
+
+
+def map_label(name: str) -> str:
+    return label(f"map.{name}")
+
+
+def threshold_label(name: str) -> str:
+    return label(f"threshold.{name}")
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -145,7 +261,7 @@ def choose_view() -> panels.View:
 
 def most_pictures(size: int) -> int:
     """How many pictures one request may hold, so that their results fit into memory."""
-    return max(2, min(MAX_PICTURES, PICTURE_BYTES // (2 * 7 * 4 * size * size)))
+    return max(2, min(MAX_PICTURES, PICTURE_BYTES // ((6 + len(MAPS) + 7) * 4 * size * size)))
 
 
 def choose_pictures(bundle: Bundle, restored: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:

@@ -39,6 +39,7 @@ class Progress:
     message: str = ""  # what is being done now
     done: int = 0  # of `total`, in units of the work (steps, images)
     total: int = 0  # 0: not known yet
+    first: int = 0  # what was done before this stage began: a training that goes on
     started: float | None = None  # when this stage began, time.monotonic
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # name → values so far, thinned
     samples: tuple[np.ndarray, ...] = ()  # pictures to look at, uint8 (H, W, 3)
@@ -50,10 +51,10 @@ class Progress:
 
     def remaining(self, now: float | None = None) -> float | None:
         """Seconds to go at the pace so far; None before there is a pace."""
-        if self.started is None or self.done <= 0 or self.total <= 0:
+        if self.started is None or self.done <= self.first or self.total <= 0:
             return None
         elapsed = (time.monotonic() if now is None else now) - self.started
-        return elapsed / self.done * max(0, self.total - self.done)
+        return elapsed / (self.done - self.first) * max(0, self.total - self.done)
 
 
 class Job:
@@ -122,12 +123,12 @@ class Job:
         if self.cancelled:
             raise JobCancelled
 
-    def stage(self, message: str, total: int = 0) -> None:
-        """Begins a part of the work; its curves and pictures start anew."""
+    def stage(self, message: str, total: int = 0, first: int = 0) -> None:
+        """Begins a part of the work, `first` of which is done already; its curves and pictures start anew."""
         with self._changed:
             self._curves = {}
             self._progress = Progress(
-                message, 0, total, time.monotonic(), milestones=self._progress.milestones
+                message, first, total, first, time.monotonic(), milestones=self._progress.milestones
             )
 
     def advance(
@@ -237,6 +238,17 @@ class JobManager:
                     self._thread.start()
                 self._wake.notify()
             job.owners.add(owner)
+            return job
+
+    def note(self, key: str, kind: str, label: str, *, spec: Any = None) -> Job:
+        """Remembers work that was done at once, so that a link to it finds what it was for."""
+        with self._wake:
+            job = self._jobs.get(job_id(key))
+            if job is None:
+                job = Job(key, kind, label, lambda job: None, spec)
+                job.state, job._work = DONE, None
+                self._jobs[job.id] = job
+                self._forget()
             return job
 
     def get(self, job_id: str | None) -> Job | None:

@@ -13,11 +13,17 @@ import numpy as np
 import streamlit as st
 import torch
 
+from anounet import ano_unet
+from anounet.app import work
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
 from anounet.bundle import PARTS, SHIPPED, Bundle, bundle_folder, default_device, load_bundle, read_info
+from anounet.center import split_held_back
 from anounet.datasets import ImageSet, available, choose, open_set
-from anounet.prepare import DataChoice, Scores, choice_of, score_split
+from anounet.images import to_pixels, to_tensor
+from anounet.instant import InstantSettings
+from anounet.local_centers import LocalCenters, patches
+from anounet.prepare import CHECKPOINT, DataChoice, Scores, choice_of, normal_images, score_split
 from anounet.storage import WeightsError, load_weights
 
 SCORED = 60  # test images scored a group, for the histogram on the page C
@@ -128,6 +134,132 @@ def scores_of(name: str, version: str) -> Scores:
     """
     opened, _ = bundle(name)
     return score_split(opened.f_net, opened.require_center(), choice(opened), limit=SCORED)
+
+
+# --- local centres -----------------------------------------------------------------------------------
+
+SHOWN_PATCHES = 900  # normal patches in the projection, from
+SHOWN_IMAGES = 24  # so many normal images
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Normal patches and centres in the plane of the normal patches' two main directions."""
+
+    normal: np.ndarray  # (n, 2)
+    centers: np.ndarray  # (K, 2)
+    mean: np.ndarray  # (D,) and
+    axes: np.ndarray  # (D, 2): what brings a patch, in standard deviations, into the plane
+    explained: tuple[float, float]  # share of the normal patches' variance along each
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A test image's patches in the same plane, before G and after."""
+
+    before: np.ndarray  # (n, 2)
+    after: np.ndarray  # (n, 2); `before`, where there is no G
+    distances: np.ndarray  # (n,) d before
+    far_before: int  # patches with d > τ
+    far_after: int
+    drawn: bool  # whether there is a G
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def projection(name: str, version: str) -> Cloud:
+    """Principal components of normal patches, each feature in standard deviations.
+
+    Raises:
+        DataError: the bundle's data set is not on this machine.
+    """
+    opened, _ = bundle(name)
+    local = opened.require_local()
+    chosen = choice(opened)
+    images, indices = normal_images(chosen, SHOWN_IMAGES)
+    x = images.readable(indices, chosen.size)[0].float() / 255
+    vectors = _vectors(x, opened, local)
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:SHOWN_PATCHES]
+    mean = vectors.mean(dim=0)
+    shares, directions = torch.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
+    axes = directions[:, -2:].flip(1)
+    explained = (shares.flip(0)[:2] / shares.sum().clamp_min(1e-12)).tolist()
+    centers = local.means.cpu() * _units(local)
+    return Cloud(
+        ((vectors[order] - mean) @ axes).numpy(),
+        ((centers - mean) @ axes).numpy(),
+        mean.numpy(),
+        axes.numpy(),
+        (explained[0], explained[1]),
+    )
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def moved_patches(name: str, version: str, key: str, _pixels: np.ndarray) -> Moved:
+    """How G moves a test image's patches; `key` is the hash of its pixels."""
+    opened, _ = bundle(name)
+    local, cloud = opened.require_local(), projection(name, version)
+    x = to_tensor(_pixels)
+
+    def placed(image: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        vectors = _vectors(image, opened, local)
+        features = patches(image.to(opened.device), opened.f_net, local.settings)
+        distances = local.distance(features).flatten().cpu().numpy()
+        return (vectors.numpy() - cloud.mean) @ cloud.axes, distances
+
+    with torch.no_grad():
+        before, distances = placed(x)
+        if opened.instant is None:
+            return Moved(before, before, distances, int((distances > local.tau).sum()), 0, False)
+        y = ano_unet.redraw(x, opened.f_net, local, opened.instant).y
+        after, distances_after = placed(y)
+    far = [int((d > local.tau).sum()) for d in (distances, distances_after)]
+    return Moved(before, after, distances, *far, True)
+
+
+def _units(local: LocalCenters) -> torch.Tensor:
+    """What turns features into standard deviations, weighted as in d: (D,)."""
+    return (local.weights.sqrt() / local.spreads.square().mean(dim=0).sqrt()).cpu()
+
+
+@torch.no_grad()
+def _vectors(x: torch.Tensor, opened: Bundle, local: LocalCenters) -> torch.Tensor:
+    parts = [patches(chunk.to(opened.device), opened.f_net, local.settings).cpu() for chunk in x.split(8)]
+    features = torch.cat(parts).permute(0, 2, 3, 1)
+    return features.reshape(-1, features.shape[-1]) * _units(local)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def held_back_distances(name: str, version: str, count: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Normal images that the centres were not made from, each with its patches' d, (h, w).
+
+    Raises:
+        DataError: the bundle's data set is not on this machine.
+    """
+    opened, _ = bundle(name)
+    local, chosen = opened.require_local(), choice(opened)
+    images, indices = normal_images(chosen, local.meta.get("limit", 1000))
+    left_out = set(local.meta.get("skipped", ()))
+    indices = [i for i in indices if images.items[i].name not in left_out]
+    _, held = split_held_back(
+        len(indices), local.meta.get("held_back_share", 0.2), local.meta.get("seed", chosen.seed)
+    )
+    x = images.readable([indices[i] for i in held[:count]], chosen.size)[0].float() / 255
+    with torch.no_grad():
+        d = local.distance(patches(x.to(opened.device), opened.f_net, local.settings)).cpu().numpy()
+    return [(to_pixels(image), distances) for image, distances in zip(x, d, strict=True)]
+
+
+def interrupted(opened: Bundle) -> tuple[int, InstantSettings] | None:
+    """Where a training of the bundle's instant U-Net that was cut off would go on, and its settings."""
+    path = opened.folder / CHECKPOINT
+    if opened.local is None or not path.is_file():
+        return None
+    return _interrupted(opened.name, opened.local.fingerprint, path.stat().st_mtime_ns)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _interrupted(name: str, centers: str, changed: int) -> tuple[int, InstantSettings] | None:
+    return work.interrupted(name, centers)
 
 
 # --- data sets ---------------------------------------------------------------------------------------

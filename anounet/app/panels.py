@@ -1,7 +1,8 @@
 """Pictures on one fixed scale: from Results to panels of PNG in a grid that wraps, and to files.
 
-The colour of a pixel says how far it changed in units of what normal images change: 1 is the level that
-99.5 % of the pixels of held-back normal images stay under. No image is ever stretched to its own range.
+A map's colours are in units of what it reaches on normal images: 1 is the level that 99.5 % of the pixels of
+held-back normal images stay under. No image is ever stretched to its own range. What lies above a threshold
+is outlined and numbered.
 """
 
 from __future__ import annotations
@@ -15,18 +16,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from anounet.anogan import SearchSettings
-from anounet.anomaly_map import colorize, overlay, residual_map, smooth
+from anounet.anomaly_map import (
+    Region,
+    colorize,
+    draw_contours,
+    overlay,
+    regions,
+    residual_map,
+    smooth,
+)
 from anounet.app.texts import label, t
-from anounet.bundle import Bundle, Result
+from anounet.bundle import USUAL_MAP, Bundle, Result
 from anounet.images import png_bytes, to_pixels
 
 TOP = 2.0  # the colour scale ends at this many times the normal limit
-SIGMA = 2.0  # default smoothing of the shown maps in pixels at 96 px
-MAX_SIGMA = 4.0
+SIGMAS = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # smoothings on offer for abs(x − y), in pixels at 96 px
+THRESHOLDS = ("limit", "scale", "off")  # 99.9 %, 99.5 % of normal pixels lie below; no threshold
 OPACITY = 0.75
+FILE_SIDE = 480  # pictures in files are enlarged to about this, so that lines and numbers are fine
 
 STYLE = """
 <style>
@@ -37,10 +47,15 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 .au-grid.au-small figcaption {font-size: 0.78rem;}
 .au-grid.au-small figcaption b {font-weight: 400;}
 .au-grid.au-live {grid-template-columns: repeat(auto-fill, minmax(8rem, 10rem)); gap: 0.5rem;}
+.au-grid.au-rows {grid-template-columns: repeat(3, minmax(0, 9rem)); gap: 0.5rem;}
 .au-grid.au-sheet {grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr));}
 .au-grid figure {margin: 0; min-width: 0;}
 .au-grid img {width: 100%; aspect-ratio: 1; object-fit: cover; display: block; border-radius: 0.5rem;
   border: 1px solid color-mix(in srgb, currentColor 16%, transparent); box-sizing: border-box;}
+.au-pic {position: relative;}
+.au-pic i {position: absolute; transform: translate(-50%, -50%); font: 600 0.72rem/1.15rem sans-serif;
+  min-width: 1.15rem; text-align: center; border-radius: 0.6rem; color: #10191d; background: #fff;
+  box-shadow: 0 0 0 1px #10191d; padding: 0 0.15rem; box-sizing: border-box;}
 .au-grid figcaption {font-size: 0.86rem; line-height: 1.3; padding-top: 0.35rem; overflow-wrap: anywhere;}
 .au-grid figcaption b {font-weight: 600;}
 .au-grid figcaption span {opacity: 0.72; display: block; font-size: 0.8rem;}
@@ -53,9 +68,16 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 .au-scale .au-bar {height: 0.9rem; border-radius: 0.45rem;
   border: 1px solid color-mix(in srgb, currentColor 16%, transparent);}
 .au-scale .au-ticks {display: flex; justify-content: space-between; padding-top: 0.25rem;}
-.au-scale p {margin: 0.5rem 0 0; opacity: 0.75; line-height: 1.35;}
+.au-flat .au-scale {aspect-ratio: auto; padding: 0.6rem 0 0; max-width: 34rem;}
+.au-scale p {margin: 0.5rem 0 0; opacity: 0.75; line-height: 1.35; font-size: inherit;}
 @media (max-width: 640px) {
-  .au-grid {grid-template-columns: repeat(2, minmax(0, 1fr));}
+  .au-grid {grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.7rem 0.6rem;}
+  .au-grid.au-small {grid-template-columns: repeat(5, minmax(0, 1fr));}
+  .au-grid.au-rows {grid-template-columns: repeat(3, minmax(0, 1fr));}
+  [data-testid="stColumn"]:has(> div > div > .st-key-visualise_settings),
+  [data-testid="stColumn"] > div:has(> div > .st-key-visualise_settings) {display: contents;}
+  div:has(> .st-key-visualise_settings) {order: 9;}
+  [data-testid="stHorizontalBlock"]:has(.st-key-visualise_settings) {gap: 1rem;}
 }
 </style>
 """
@@ -65,15 +87,25 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 class View:
     """How maps are shown; the same for both methods and for every image."""
 
-    sigma: float = SIGMA  # Gaussian smoothing in pixels at a side of 96, for the eye only
-    grey: bool = False  # one range of grey levels for both methods, in place of each method's own unit
+    map: str = "combined"  # of `anomaly_map.MAPS`; a method that lacks it shows abs(x − y)
+    threshold: str = "limit"  # of THRESHOLDS: what is outlined
+    sigma: float | None = None  # smoothing of abs(x − y) in pixels at a side of 96; None: as it was measured
+    grey: float = 0.0  # > 0: one range 0 … grey of abs(x − y) for both methods, in place of their own units
     colormap: str = "inferno"
 
-    def limit(self, result: Result, bundle: Bundle) -> float:
+    def name(self, result: Result) -> str:
+        return self.map if self.map in result.maps else "residual"
+
+    def top(self, result: Result) -> float:
         """The map level where the colours end."""
-        if not self.grey:
-            return TOP * result.scale
-        return TOP * max(bundle.scale("fast"), bundle.scale(result.method), bundle.scale("anogan"))
+        name = self.name(result)
+        return self.grey if self.grey and name == "residual" else TOP * result.scales[name]
+
+    def level(self, result: Result) -> float | None:
+        """The map level above which regions are outlined."""
+        if self.threshold == "off":
+            return None
+        return (result.scales if self.threshold == "scale" else result.limits)[self.name(result)]
 
 
 def raw_map(result: Result) -> Tensor:
@@ -82,26 +114,74 @@ def raw_map(result: Result) -> Tensor:
 
 
 def shown_map(result: Result, view: View) -> Tensor:
-    """The map with the smoothing that was asked for, the same for both methods."""
-    return smooth(raw_map(result)[None], view.sigma * result.x.shape[-1] / 96)[0]
+    """The map that was asked for, (H, W), in its own unit."""
+    name = view.name(result)
+    if name == "residual" and view.sigma is not None:
+        return smooth(raw_map(result)[None], view.sigma * result.x.shape[-1] / 96)[0]
+    return result.maps[name]
+
+
+def shown_regions(result: Result, view: View) -> list[Region]:
+    """What is outlined, the strongest first; their numbers are their places in this list, from 1."""
+    level = view.level(result)
+    return [] if level is None or result.y is None else regions(shown_map(result, view), level)
 
 
 def strongest(result: Result, view: View) -> str:
-    """The strongest change that is shown, in units of the normal limit, for people."""
-    return f"{float(shown_map(result, view).max() / result.scale):.1f}"
+    """The strongest level that is shown, in units of the normal limit, for people."""
+    return f"{float(shown_map(result, view).max() / result.scales[view.name(result)]):.1f}"
 
 
-def levels(result: Result, view: View, bundle: Bundle) -> np.ndarray:
+def levels(result: Result, view: View) -> np.ndarray:
     """The map as it is shown, (H, W) in [0, 1] of the colour scale."""
-    return (shown_map(result, view) / view.limit(result, bundle)).clamp(0, 1).numpy()
+    return (shown_map(result, view) / view.top(result)).clamp(0, 1).numpy()
 
 
-def heat_pixels(result: Result, view: View, bundle: Bundle) -> np.ndarray:
-    return colorize(levels(result, view, bundle), view.colormap)
+def heat_pixels(result: Result, view: View) -> np.ndarray:
+    return _outlined(colorize(levels(result, view), view.colormap), result, view)
 
 
-def overlay_pixels(result: Result, view: View, bundle: Bundle) -> np.ndarray:
-    return overlay(to_pixels(result.x), levels(result, view, bundle), OPACITY, view.colormap)
+def overlay_pixels(result: Result, view: View) -> np.ndarray:
+    plain = overlay(to_pixels(result.x), levels(result, view), OPACITY, view.colormap)
+    return _outlined(plain, result, view)
+
+
+def _outlined(pixels: np.ndarray, result: Result, view: View) -> np.ndarray:
+    level = view.level(result)
+    return pixels if level is None else draw_contours(pixels, shown_map(result, view).numpy(), level)
+
+
+def marked_overlay(result: Result, view: View) -> np.ndarray:
+    """The overlay for a file: enlarged, with fine outlines and their numbers; uint8 (S, S, 3)."""
+    side = result.x.shape[-1]
+    factor = max(1, round(FILE_SIDE / side))
+    plain = overlay(to_pixels(result.x), levels(result, view), OPACITY, view.colormap)
+    large = np.asarray(Image.fromarray(plain).resize((side * factor,) * 2, Image.Resampling.BICUBIC))
+    level = view.level(result)
+    if level is None:
+        return large
+    fine = Image.fromarray(shown_map(result, view).numpy().astype(np.float32))
+    fine = np.asarray(fine.resize((side * factor,) * 2, Image.Resampling.BILINEAR))
+    picture = Image.fromarray(draw_contours(large, fine, level))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    for number, region in enumerate(shown_regions(result, view), 1):
+        left, top = _beside(region, side)
+        at = (left * picture.width, top * picture.height)
+        draw.text(at, str(number), "white", font, "mm", stroke_width=3, stroke_fill="black")
+    return np.asarray(picture)
+
+
+def _beside(region: Region, side: int) -> tuple[float, float]:
+    """Where a region's number stands: at its box's upper right corner, as shares of the side."""
+    left, top = (region.left + region.width + 2) / side, (region.top - 1) / side
+    return min(max(left, 0.05), 0.95), min(max(top, 0.05), 0.95)
+
+
+def distance_pixels(pixels: np.ndarray, distances: np.ndarray, tau: float) -> np.ndarray:
+    """Patches' distances d over their image, τ at the middle of the colours: uint8 (H, W, 3)."""
+    side = len(pixels)
+    grid = Image.fromarray(distances.astype(np.float32)).resize((side, side), Image.Resampling.NEAREST)
+    return overlay(pixels, np.clip(np.asarray(grid) / (2 * tau), 0, 1), OPACITY)
 
 
 def icon(size: int = 64) -> bytes:
@@ -113,12 +193,22 @@ def icon(size: int = 64) -> bytes:
 # --- HTML --------------------------------------------------------------------------------------------
 
 
-def figure(pixels: np.ndarray, title: str, note: str = "", alt: str = "") -> str:
+def figure(
+    pixels: np.ndarray, title: str, note: str = "", alt: str = "", marks: Sequence[tuple[float, float]] = ()
+) -> str:
+    """A picture with its caption; `marks` are the places of numbers on it, as shares of its side."""
     data = base64.b64encode(png_bytes(np.ascontiguousarray(pixels))).decode()
     below = f"<span>{html.escape(note)}</span>" if note else ""
     caption = f"<figcaption><b>{html.escape(title)}</b>{below}</figcaption>" if title else ""
     described = html.escape(alt or title, quote=True)
-    return f'<figure><img alt="{described}" src="data:image/png;base64,{data}">{caption}</figure>'
+    picture = f'<img alt="{described}" src="data:image/png;base64,{data}">'
+    if marks:
+        numbers = "".join(
+            f'<i style="left:{100 * x:.1f}%;top:{100 * y:.1f}%" aria-hidden="true">{number}</i>'
+            for number, (x, y) in enumerate(marks, 1)
+        )
+        picture = f'<div class="au-pic">{picture}{numbers}</div>'
+    return f"<figure>{picture}{caption}</figure>"
 
 
 def waiting(title: str, note: str) -> str:
@@ -128,21 +218,23 @@ def waiting(title: str, note: str) -> str:
     )
 
 
-def colour_bar(view: View, bundle: Bundle, methods: Sequence[str] = ()) -> str:
+def colour_bar(view: View, bundle: Bundle, results: Sequence[Result]) -> str:
     """The scale, and where a method's normal limit is not quite the one for what is shown."""
     stops = colorize(np.linspace(0, 1, 11)[None], view.colormap)[0]
     gradient = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in stops.tolist())
-    if view.grey:
-        top = 255 * TOP * max(bundle.scale("fast"), bundle.scale("article"), bundle.scale("anogan"))
+    if view.grey and all(view.name(result) == "residual" for result in results):
+        top = 255 * view.grey
         ticks, words = ("0", f"{top / 2:.0f}", f"{top:.0f}+"), t("scale.grey")
     else:
         ticks, words = ("0", t("scale.one"), f"{TOP:g}+"), t("scale.normal")
-        for method in methods:
-            sigma = SearchSettings().smoothing if method == "anogan" else bundle.settings(method).smoothing
-            if method not in bundle.scales:
-                words += " " + t("scale.none", method=label(method))
-            elif sigma != view.sigma:
-                words += " " + t("scale.measured", method=label(method), sigma=f"{sigma:g}")
+        for result in results:
+            name = view.name(result)
+            if not measured(result, name, bundle):
+                words += " " + t("scale.none", method=label(result.method))
+            elif name == "residual" and view.sigma not in (None, result.smoothing):
+                words += " " + t("scale.measured", method=label(result.method), sigma=f"{result.smoothing:g}")
+    if view.threshold != "off":
+        words += " " + (t("scale.line_limit") if view.threshold == "limit" else t("scale.line_scale"))
     marks = "".join(f"<span>{html.escape(tick)}</span>" for tick in ticks)
     return (
         f'<div class="au-scale" role="img" aria-label="{html.escape(words, quote=True)}">'
@@ -151,37 +243,49 @@ def colour_bar(view: View, bundle: Bundle, methods: Sequence[str] = ()) -> str:
     )
 
 
+def measured(result: Result, name: str, bundle: Bundle) -> bool:
+    """Whether a map's scale was measured on normal images, not a stand-in."""
+    usual = USUAL_MAP.get(result.method, "residual")
+    return (result.method if name == usual else f"{result.method}:{name}") in bundle.scales
+
+
 def grid(cells: Sequence[str], kind: str = "") -> str:
     return f'<div class="au-grid {kind}">{"".join(cells)}</div>'
 
 
-def ano_unet_cells(name: str, result: Result, view: View, bundle: Bundle) -> list[str]:
+def ano_unet_cells(name: str, result: Result, view: View) -> list[str]:
     """Original, normalised image, heat map, overlay."""
     cells = [figure(to_pixels(result.x), t("panel.original"), name, t("alt.original", name=name))]
     if result.y is None:
         return cells
-    changed = strongest(result, view)
+    changed, marks = strongest(result, view), _marks(result, view)
     return [
         *cells,
         figure(
             to_pixels(result.y), t("panel.normalised"), t("method.ano_unet"), t("alt.normalised", name=name)
         ),
         figure(
-            heat_pixels(result, view, bundle),
+            heat_pixels(result, view),
             t("panel.heat"),
             t("panel.heat_note", level=changed),
             t("alt.heat", name=name, level=changed),
+            marks,
         ),
         figure(
-            overlay_pixels(result, view, bundle),
+            overlay_pixels(result, view),
             t("panel.overlay"),
-            t("method.ano_unet"),
+            label(f"map.{view.name(result)}"),
             t("alt.overlay", name=name),
+            marks,
         ),
     ]
 
 
-def anogan_cells(name: str, result: Result, view: View, bundle: Bundle) -> list[str]:
+def _marks(result: Result, view: View) -> list[tuple[float, float]]:
+    return [_beside(region, result.x.shape[-1]) for region in shown_regions(result, view)]
+
+
+def anogan_cells(name: str, result: Result, view: View) -> list[str]:
     """G(z), heat map, overlay."""
     changed = strongest(result, view)
     return [
@@ -192,15 +296,15 @@ def anogan_cells(name: str, result: Result, view: View, bundle: Bundle) -> list[
             t("alt.generated", name=name),
         ),
         figure(
-            heat_pixels(result, view, bundle),
+            heat_pixels(result, view),
             t("panel.heat_anogan"),
             t("panel.heat_note", level=changed),
             t("alt.heat_anogan", name=name, level=changed),
         ),
         figure(
-            overlay_pixels(result, view, bundle),
+            overlay_pixels(result, view),
             t("panel.overlay_anogan"),
-            t("method.anogan"),
+            label("map.residual"),
             t("alt.overlay_anogan", name=name),
         ),
     ]
@@ -218,39 +322,43 @@ class Shown:
     rival: Result | None = None
 
 
-def npy_bytes(result: Result) -> bytes:
-    """The map as float32 (H, W) in [0, 1], neither smoothed nor scaled."""
+def npy_bytes(values: Tensor) -> bytes:
+    """A map as float32 (H, W), in its own unit."""
     buffer = io.BytesIO()
-    np.save(buffer, raw_map(result).numpy().astype(np.float32), allow_pickle=False)
+    np.save(buffer, values.numpy().astype(np.float32), allow_pickle=False)
     return buffer.getvalue()
 
 
-def zip_bytes(everything: Sequence[Shown], view: View, bundle: Bundle) -> bytes:
-    """Every picture's files in a folder of its own, and scores.csv."""
+def zip_bytes(everything: Sequence[Shown], view: View) -> bytes:
+    """Every picture's files in a folder of its own, scores.csv and regions.csv."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("scores.csv", scores_csv(everything))
+        archive.writestr("scores.csv", scores_csv(everything, view))
+        archive.writestr("regions.csv", regions_csv(everything, view))
         for number, shown in enumerate(everything, 1):
             if shown.result.y is None:
                 continue
             folder = f"{number:03d}_{stem(shown.name)}"
-            for label, result in (("ano-unet", shown.result), ("anogan", shown.rival)):
+            for method, result in (("ano-unet", shown.result), ("anogan", shown.rival)):
                 if result is not None:
-                    archive.writestr(f"{folder}/{label}_normalised.png", png_bytes(to_pixels(result.y)))
-                    archive.writestr(
-                        f"{folder}/{label}_overlay.png", png_bytes(overlay_pixels(result, view, bundle))
-                    )
-                    archive.writestr(f"{folder}/{label}_map.npy", npy_bytes(result))
+                    base, name = f"{folder}/{method}", view.name(result)
+                    archive.writestr(f"{base}_normalised.png", png_bytes(to_pixels(result.y)))
+                    archive.writestr(f"{base}_overlay.png", png_bytes(marked_overlay(result, view)))
+                    archive.writestr(f"{base}_map.npy", npy_bytes(raw_map(result)))
+                    if name != "residual":
+                        archive.writestr(f"{base}_map_{name}.npy", npy_bytes(result.maps[name]))
     return buffer.getvalue()
 
 
-def scores_csv(everything: Sequence[Shown]) -> str:
+def scores_csv(everything: Sequence[Shown], view: View) -> str:
+    """A line an image: its score and verdict, and what the shown map reaches."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", "method", "score", "threshold", "verdict", "map_max", "map_scale", "seconds"])
+    numbers = ("map_max", "map_scale", "map_limit", "regions", "seconds")
+    writer.writerow(["image", "method", "score", "threshold", "verdict", "map", *numbers])
     for shown in everything:
         result = shown.result
-        top = "" if result.y is None else f"{float(raw_map(result).max()):.6f}"
+        there, name = result.y is not None, view.name(result)
         writer.writerow(
             [
                 _cell(shown.name),
@@ -258,11 +366,31 @@ def scores_csv(everything: Sequence[Shown]) -> str:
                 f"{result.score:.6f}",
                 f"{result.threshold:.6f}",
                 result.verdict,
-                top,
-                f"{result.scale:.6f}",
+                name if there else "",
+                f"{float(shown_map(result, view).max()):.6f}" if there else "",
+                f"{result.scales[name]:.6f}" if there else "",
+                f"{result.limits[name]:.6f}" if there else "",
+                len(shown_regions(result, view)) if there else "",
                 f"{result.seconds:.3f}",
             ]
         )
+    return buffer.getvalue()
+
+
+def regions_csv(everything: Sequence[Shown], view: View) -> str:
+    """A line a region: place and size in pixels of the resized image, score in units of the threshold."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    numbers = ("x", "y", "left", "top", "width", "height", "area", "score")
+    writer.writerow(["image", "method", "map", "threshold", "region", *numbers])
+    for shown in everything:
+        for result in (shown.result, shown.rival):
+            if result is None:
+                continue
+            for number, r in enumerate(shown_regions(result, view), 1):
+                place = [f"{r.x:.2f}", f"{r.y:.2f}", r.left, r.top, r.width, r.height, r.area]
+                named = [_cell(shown.name), result.method, view.name(result), f"{view.level(result):.6f}"]
+                writer.writerow([*named, number, *place, f"{r.score:.4f}"])
     return buffer.getvalue()
 
 

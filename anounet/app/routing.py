@@ -31,12 +31,14 @@ PAGES = {
     "f_net": PageEntry("pages/1_f_net.py", "f_net", ":material/neurology:"),
     "center": PageEntry("pages/2_center.py", "center", ":material/adjust:"),
     "visualise": PageEntry("pages/3_visualise.py", "visualise", ":material/image_search:"),
+    "own": PageEntry("pages/4_own_images.py", "own_images", ":material/add_photo_alternate:"),
 }
 TITLES = {
     "home": lambda: t("page.home"),
     "f_net": lambda: t("page.f_net"),
     "center": lambda: t("page.center"),
     "visualise": lambda: t("page.visualise"),
+    "own": lambda: t("page.own"),
 }
 
 
@@ -48,7 +50,7 @@ def navigate() -> None:
     }
 
     def start() -> None:
-        """The default page answers at "/" only, no longer at its own name, so it is none of the four."""
+        """The default page answers at "/" only, no longer at its own name, so it is none of these."""
         st.switch_page(pages["home"], query_params=st.query_params.to_dict())
 
     st.session_state[_ENTERED] = True
