@@ -17,7 +17,16 @@ from anounet import ano_unet
 from anounet.app import work
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
-from anounet.bundle import PARTS, SHIPPED, Bundle, bundle_folder, default_device, load_bundle, read_info
+from anounet.bundle import (
+    PARTS,
+    SHIPPED,
+    Bundle,
+    bundle_folder,
+    default_device,
+    load_bundle,
+    read_info,
+    visualize_many,
+)
 from anounet.center import split_held_back
 from anounet.datasets import ImageSet, available, choose, open_set
 from anounet.images import to_pixels, to_tensor
@@ -85,7 +94,11 @@ def bundle(name: str) -> tuple[Bundle, str]:
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _bundle(name: str, version: str) -> Bundle:
     try:
-        return load_bundle(name, default_device())
+        bundle = load_bundle(name, default_device())
+        if bundle.mode == "instant":
+            # Libraries choose their kernels at the first pass: now, rather than while an image waits.
+            list(visualize_many([torch.zeros(3, bundle.size, bundle.size)], bundle))
+        return bundle
     finally:
         give_back_memory()
 
