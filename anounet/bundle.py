@@ -269,15 +269,19 @@ def visualize(
     x, settings = _check_image(x, bundle), settings or bundle.settings()
     parts = _parts(bundle, settings)
     start = time.perf_counter()
-    score, threshold = _score_before(x, bundle, settings), bundle.threshold(settings)
-    if settings.mode == "instant" and (settings.steps == 0 or (gate and score <= threshold)):
-        settings = replace(settings, steps=0)
-        (result,) = _instant([x], bundle, settings)
-        losses = {name: torch.tensor(values) for name, values in result.losses.items()}
-        yield Step(index=0, total=0, losses=losses, image=result.y[None])
-        return result
-    if gate and score <= threshold:
-        return _left_out(x, bundle, settings, score, time.perf_counter() - start)
+    score = math.nan
+    if settings.mode == "instant":
+        # One pass is the answer without refining, and what the gate goes by; its score comes from y.
+        if settings.steps == 0 or gate:
+            (result,) = _instant([x], bundle, settings)
+            if settings.steps == 0 or not result.anomalous:
+                losses = {name: torch.tensor(values) for name, values in result.losses.items()}
+                yield Step(index=0, total=0, losses=losses, image=result.y[None])
+                return result
+    else:
+        score = _score_before(x, bundle, settings)
+        if gate and score <= bundle.threshold(settings):
+            return _left_out(x, bundle, settings, score, time.perf_counter() - start)
     steps = ano_unet.reconstruct(x[None], bundle.f_net, *parts, snapshot_every=snapshot_every)
     curves: dict[str, list[float]] = {}
     y = None
@@ -327,11 +331,6 @@ def _score_before(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> flo
     """The score that needs no normalised image: F's, or for local centres the peak of the distance map."""
     if settings.center == "global":
         return float(bundle.require_center().score(features_of(bundle.f_net, x[None])))
-    if settings.mode == "instant":
-        if settings.steps == 0:
-            return math.nan
-        (result,) = _instant([x], bundle, replace(settings, steps=0))
-        return result.score
     local = bundle.require_local()
     with torch.no_grad():
         d = local.distance(patches(x[None].to(bundle.device), bundle.f_net, local.settings)).cpu()

@@ -1,6 +1,6 @@
 """Peak memory of one `visualize` call over few and over many images: it must not grow.
 
-python benchmarks/memory.py [--bundle NAME] [--counts 10 200]
+    python -m anounet bench memory [--bundle NAME] [--counts 10 200]
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, status)
 """
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m anounet bench memory", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--bundle", default=SHIPPED, metavar="NAME")
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 200], metavar="N")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     rows, first = [], None
     root = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
