@@ -1,6 +1,6 @@
 """Peak memory of one `visualize` call over few and over many images: it must not grow.
 
-    python -m anounet bench memory [--bundle NAME] [--counts 10 200]
+python -m anounet bench memory [--bundle NAME] [--counts 10 200]
 """
 
 from __future__ import annotations
