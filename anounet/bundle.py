@@ -3,42 +3,34 @@
     weights/<name>/bundle.json   what it is, its settings and scales, the SHA-256 of every file
                    f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
 
-A bundle grows part by part (F on page 1, C on page 2, …); `visualize` says which part is missing.
+A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import shutil
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from anounet import ano_unet, anogan
-from anounet.anogan import AnoGAN, SearchSettings
-from anounet.anomaly_map import Region, enlarge, heat_map, map_set, regions, smooth
-from anounet.center import Center, features_of
+from anounet import ano_unet
+from anounet.anogan import AnoGAN
+from anounet.center import Center
 from anounet.feature_net import BackboneSettings, FeatureNet
 from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
 from anounet.instant import load_instant, save_instant
-from anounet.local_centers import LocalCenters, patches
-from anounet.optimize import Step
+from anounet.local_centers import LocalCenters
 from anounet.storage import WeightsError, file_sha256, load_weights, save_weights, write_json
 from anounet.unet import GatedUNet, UNet
 
-R = TypeVar("R")
 SHIPPED = "textures-streaks"
 PARTS = {
     "f_net": "f_net.pt",
@@ -50,16 +42,14 @@ PARTS = {
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
-INSTANT_BATCH = 8  # images in one pass of `instant` mode: more is no faster on a CPU
-
 
 # What stands for a scale that was never measured, in the map's own unit.
 STAND_IN = {"residual": 0.1, "combined": 0.5, "distance": 1.8, "gain": 0.5, "change": 1.0, "product": 2.0}
 USUAL_MAP = {"instant": "combined", "fast-local": "combined", "article-local": "combined"}
 
 
-def _map_key(method: str, name: str | None) -> str:
-    """A method's usual map goes by the method's own name."""
+def map_key(method: str, name: str | None) -> str:
+    """What a method's map goes by in scales and limits: its usual one by the method's own name."""
     return method if name in (None, USUAL_MAP.get(method, "residual")) else f"{method}:{name}"
 
 
@@ -124,7 +114,7 @@ class Bundle:
 
     def scale(self, method: str, name: str | None = None) -> float:
         """The level shown as 1 for a method's map; where it was never measured, a stand-in."""
-        key = _map_key(method, name)
+        key = map_key(method, name)
         if key in self.scales:
             return float(self.scales[key])
         kind = name or USUAL_MAP.get(method, "residual")
@@ -132,7 +122,7 @@ class Bundle:
 
     def limit(self, method: str, name: str | None = None) -> float:
         """The level of a method's map above which a region is reported."""
-        return float(self.limits.get(_map_key(method, name), 1.5 * self.scale(method, name)))
+        return float(self.limits.get(map_key(method, name), 1.5 * self.scale(method, name)))
 
     def threshold(self, settings: ano_unet.Settings) -> float:
         """The score above which an image is called anomalous: F's for a global C, else the map's."""
@@ -171,342 +161,6 @@ class Bundle:
                 f"or with 'python -m anounet train-anogan --bundle {self.name}'."
             )
         return self.anogan
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out for one image.
-
-    Attributes:
-        method: "instant", "fast", "fast-local", "article" or "anogan".
-        score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres how many times the level of normal
-            pixels the map reaches (`peak`; the distance map's peak in `fast` mode); for AnoGAN the loss where
-            its search ended.
-        threshold: above it an image is called anomalous; None for AnoGAN.
-        x: (3, H, W) in [0, 1].
-        y: the normalised image, as x; None where the gate left the image out.
-        anomaly_map: the method's usual map, smoothed as the settings say, (H, W) ≥ 0; None as y.
-        smoothing: σ of that smoothing, in pixels at a side of 96.
-        scale: the map level that is shown as 1.
-        losses: name → its values at steps 0 … total.
-        seconds: computing time of this image (an equal share, where a batch was computed).
-        limit: the map level above which a region is reported.
-        maps: every map there is for this image, by name (`anomaly_map.MAPS`), the usual one too.
-        scales: each map's scale, by name.
-        limits: each map's limit, by name.
-    """
-
-    method: str
-    score: float
-    threshold: float | None
-    x: Tensor
-    y: Tensor | None
-    anomaly_map: Tensor | None
-    smoothing: float
-    scale: float
-    losses: Mapping[str, tuple[float, ...]]
-    seconds: float
-    limit: float = math.inf
-    maps: Mapping[str, Tensor] = field(default_factory=dict)
-    scales: Mapping[str, float] = field(default_factory=dict)
-    limits: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def anomalous(self) -> bool:
-        return self.threshold is not None and self.score > self.threshold
-
-    @property
-    def verdict(self) -> str:
-        return "anomalous" if self.anomalous else "normal"
-
-    def regions(self, name: str | None = None, level: float | None = None) -> list[Region]:
-        """Connected regions of a map above `level` (its limit by default), the strongest first.
-
-        Args:
-            name: one of `maps`; the usual one by default.
-            level: in the map's own unit.
-        """
-        shown = self.anomaly_map if name is None else self.maps[name]
-        if shown is None:
-            return []
-        limit = self.limit if name is None else self.limits[name]
-        return regions(shown, limit if level is None else level)
-
-
-def drain(stream: Generator[Step, None, R], on_step: Callable[[Step], None] | None = None) -> R:
-    """Runs a stream of Steps to its end and gives back what it returns; `on_step` sees each Step."""
-    try:
-        while True:
-            step = next(stream)
-            if on_step is not None:
-                on_step(step)
-    except StopIteration as end:
-        return end.value
-    finally:
-        stream.close()
-
-
-def visualize(
-    x: Tensor,
-    bundle: Bundle,
-    settings: ano_unet.Settings | None = None,
-    *,
-    gate: bool = False,
-    snapshot_every: int = 0,
-) -> Generator[Step, None, Result]:
-    """Scores one image and redraws it as if it were normal.
-
-    Args:
-        x: (3, H, W) float32 in [0, 1] at the bundle's size.
-        settings: the bundle's for its best mode by default.
-        gate: leave out (no Steps, y None) an image that the score calls normal, as the article does. In
-            `instant` mode, where the score is taken from the normalised image, it saves the refining steps.
-        snapshot_every: every how many steps a Step carries its image.
-
-    Yields:
-        Steps of a batch of one; the Result is the generator's return value (`drain` gives it).
-    """
-    x, settings = _check_image(x, bundle), settings or bundle.settings()
-    parts = _parts(bundle, settings)
-    start = time.perf_counter()
-    score = math.nan
-    if settings.mode == "instant":
-        # One pass is the answer without refining, and what the gate goes by; its score comes from y.
-        if settings.steps == 0 or gate:
-            (result,) = _instant([x], bundle, settings)
-            if settings.steps == 0 or not result.anomalous:
-                losses = {name: torch.tensor(values) for name, values in result.losses.items()}
-                yield Step(index=0, total=0, losses=losses, image=result.y[None])
-                return result
-    else:
-        score = _score_before(x, bundle, settings)
-        if gate and score <= bundle.threshold(settings):
-            return _left_out(x, bundle, settings, score, time.perf_counter() - start)
-    steps = ano_unet.reconstruct(x[None], bundle.f_net, *parts, snapshot_every=snapshot_every)
-    curves: dict[str, list[float]] = {}
-    y = None
-    try:
-        for step in steps:
-            for name, value in step.losses.items():
-                curves.setdefault(name, []).append(float(value[0]))
-            y = step.image if step.last else None
-            yield step
-    finally:
-        steps.close()
-    evidence = None
-    if bundle.local is not None:
-        evidence = ano_unet.compare(x[None], y, bundle.f_net, bundle.local)
-    losses = {name: tuple(values) for name, values in curves.items()}
-    maps = map_set(x[None], y, evidence, settings.smoothing)
-    return _judged(
-        x,
-        y[0],
-        {k: m[0] for k, m in maps.items()},
-        bundle,
-        settings,
-        losses,
-        time.perf_counter() - start,
-        score,
-    )
-
-
-def _check_image(x: Tensor, bundle: Bundle) -> Tensor:
-    if x.shape != (3, bundle.size, bundle.size):
-        raise ValueError(
-            f"The bundle '{bundle.name}' takes images of 3×{bundle.size}×{bundle.size}, not {tuple(x.shape)}."
-        )
-    return x.detach().float().cpu()
-
-
-def _parts(
-    bundle: Bundle, settings: ano_unet.Settings
-) -> tuple[Center | LocalCenters, ano_unet.Settings, UNet | None]:
-    """C, the settings and the U-Net to start from, as `reconstruct` takes them; says what is missing."""
-    center = bundle.require_local() if settings.center == "local" else bundle.require_center()
-    start = bundle.require_instant() if settings.mode == "instant" else bundle.identity
-    return center, settings, start
-
-
-def _score_before(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> float:
-    """The score that needs no normalised image: F's, or for local centres the peak of the distance map."""
-    if settings.center == "global":
-        return float(bundle.require_center().score(features_of(bundle.f_net, x[None])))
-    local = bundle.require_local()
-    with torch.no_grad():
-        d = local.distance(patches(x[None].to(bundle.device), bundle.f_net, local.settings)).cpu()
-    shown = smooth(enlarge(d, x.shape[-1]), settings.smoothing * x.shape[-1] / 96)
-    return float(shown.max()) / bundle.scale(settings.method, "distance")
-
-
-def _instant(images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settings) -> list[Result]:
-    """`instant` mode without refining: all images in one pass."""
-    start = time.perf_counter()
-    x, local = torch.stack(list(images)), bundle.require_local()
-    evidence = ano_unet.redraw(x, bundle.f_net, local, bundle.require_instant())
-    maps = map_set(x, evidence.y, evidence, settings.smoothing)
-    reconstruction = (x - evidence.y).abs().mean(dim=(1, 2, 3))
-    centering = local.centering(evidence.after)
-    losses = {"L_R": reconstruction, "L_C": centering, "L": reconstruction + settings.beta * centering}
-    seconds = (time.perf_counter() - start) / len(x)
-    return [
-        _judged(
-            x[i],
-            evidence.y[i],
-            {name: m[i] for name, m in maps.items()},
-            bundle,
-            settings,
-            {name: (float(values[i]),) for name, values in losses.items()},
-            seconds,
-        )
-        for i in range(len(x))
-    ]
-
-
-def _judged(
-    x: Tensor,
-    y: Tensor,
-    maps: dict[str, Tensor],
-    bundle: Bundle,
-    settings: ano_unet.Settings,
-    losses: Mapping[str, tuple[float, ...]],
-    seconds: float,
-    score: float = math.nan,
-) -> Result:
-    method = settings.method
-    usual = USUAL_MAP.get(method, "residual")
-    scales = {name: bundle.scale(method, name) for name in maps}
-    if settings.mode == "instant":
-        score = peak(maps, scales)
-    return Result(
-        method=method,
-        score=score,
-        threshold=bundle.threshold(settings),
-        x=x,
-        y=y,
-        anomaly_map=maps[usual],
-        smoothing=settings.smoothing,
-        scale=scales[usual],
-        losses=losses,
-        seconds=seconds,
-        limit=bundle.limit(method),
-        maps=maps,
-        scales=scales,
-        limits={name: bundle.limit(method, name) for name in maps},
-    )
-
-
-def peak(maps: Mapping[str, Tensor], scales: Mapping[str, float]) -> float:
-    """The score of `instant` mode: the highest pixel of √(distance · combined), each in units of its scale.
-
-    The distance alone tells an image with a fault best where faults are small, the combined map where they
-    are many-sided; their geometric mean held on all validation data.
-    """
-    return (
-        float((maps["distance"] * maps["combined"]).max() / (scales["distance"] * scales["combined"])) ** 0.5
-    )
-
-
-def _left_out(x: Tensor, bundle: Bundle, settings: ano_unet.Settings, score: float, seconds: float) -> Result:
-    return Result(
-        method=settings.method,
-        score=score,
-        threshold=bundle.threshold(settings),
-        x=x,
-        y=None,
-        anomaly_map=None,
-        smoothing=settings.smoothing,
-        scale=bundle.scale(settings.method),
-        losses={},
-        seconds=seconds,
-    )
-
-
-def visualize_many(
-    images: Iterable[Tensor], bundle: Bundle, settings: ano_unet.Settings | None = None, *, gate: bool = False
-) -> Iterator[Result | ArithmeticError]:
-    """`visualize` for a stream of images, in order.
-
-    `instant` mode takes eight images in one pass; on a CPU `fast` mode and refining give every core an image.
-    Results are the same as one by one (in `instant` mode to float rounding), and memory does not grow with
-    the number of images: no more are taken from the stream than are being worked on. An image whose loss
-    diverged gives its error instead.
-    """
-    settings = settings or bundle.settings()
-    if settings.mode == "instant" and settings.steps == 0:
-        for batch in batched((_check_image(x, bundle) for x in images), INSTANT_BATCH):
-            yield from _instant(batch, bundle, settings)
-        return
-    spread = bundle.device.type == "cpu" and settings.mode != "article"
-    workers = (os.cpu_count() or 1) if spread else 1
-
-    def one(x: Tensor) -> Result | ArithmeticError:
-        try:
-            return drain(visualize(x, bundle, settings, gate=gate))
-        except ArithmeticError as error:
-            return error
-
-    if workers == 1:
-        yield from map(one, images)
-        return
-    threads = torch.get_num_threads()
-    # One thread for each operation (see ano_unet), set once per worker: no worker changes another's count.
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: deque[Future[Result | ArithmeticError]] = deque()
-        try:
-            for x in images:
-                waiting.append(pool.submit(one, x))
-                if len(waiting) >= workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-            torch.set_num_threads(threads)  # MKL's count is the process's, not the worker's
-
-
-def batched(images: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
-    images = iter(images)
-    while batch := list(islice(images, size)):
-        yield batch
-
-
-def visualize_anogan(
-    x: Tensor, bundle: Bundle, settings: SearchSettings | None = None, *, snapshot_every: int = 0
-) -> Generator[Step, None, list[Result]]:
-    """AnoGAN's answer for a batch of images, searched for all at once: (B, 3, H, W) → B Results."""
-    gan, settings = bundle.require_anogan(), settings or SearchSettings()
-    start = time.perf_counter()
-    steps = anogan.reconstruct(x, gan, settings, snapshot_every=snapshot_every)
-    history: list[Step] = []
-    try:
-        for step in steps:
-            history.append(Step(step.index, step.total, step.losses, None))
-            yield step
-    finally:
-        steps.close()
-    y, maps = step.image, heat_map(x.cpu(), step.image, settings.smoothing)
-    seconds = (time.perf_counter() - start) / len(x)
-    curves = {name: torch.stack([s.losses[name] for s in history]) for name in step.losses}
-    return [
-        Result(
-            method="anogan",
-            score=float(step.losses["L"][i]),
-            threshold=None,
-            x=x[i].cpu(),
-            y=y[i],
-            anomaly_map=maps[i],
-            smoothing=settings.smoothing,
-            scale=bundle.scale("anogan"),
-            losses={name: tuple(curve[:, i].tolist()) for name, curve in curves.items()},
-            seconds=seconds,
-            limit=bundle.limit("anogan"),
-            maps={"residual": maps[i]},
-            scales={"residual": bundle.scale("anogan")},
-            limits={"residual": bundle.limit("anogan")},
-        )
-        for i in range(len(x))
-    ]
 
 
 # --- on disk -----------------------------------------------------------------------------------------
@@ -700,6 +354,22 @@ def save_part(
         check_size(now.get("size"))
         write_json(path, now)
     return folder
+
+
+def delete_bundle(name: str) -> None:
+    """Deletes a bundle with all that lies in its folder.
+
+    Raises:
+        WeightsError: there is no such bundle, or it is the one that comes with the program.
+    """
+    folder = bundle_folder(name)
+    if folder == bundle_folder(SHIPPED):
+        raise WeightsError(f"The bundle '{SHIPPED}' comes with the program and can't be deleted.")
+    with _writing:
+        if not (folder / "bundle.json").is_file():
+            raise WeightsError(f"There is no bundle '{name}' to delete in {folder.parent}.")
+        (folder / "bundle.json").unlink()  # first: what an interruption leaves behind is no bundle
+        shutil.rmtree(folder)
 
 
 def copy_identity(name: str, source: str = SHIPPED) -> None:

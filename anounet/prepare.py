@@ -20,19 +20,17 @@ from torch import Tensor
 from anounet.anogan import AnoGANSettings, SearchSettings, train_anogan
 from anounet.anomaly_map import LIMIT_QUANTILE, scale_from_normals
 from anounet.bundle import (
+    PARTS,
     SHIPPED,
-    USUAL_MAP,
     Bundle,
-    Result,
+    bundle_folder,
     bundle_names,
     copy_f_net,
     copy_identity,
-    drain,
     load_bundle,
-    peak,
+    map_key,
+    read_info,
     save_part,
-    visualize_anogan,
-    visualize_many,
 )
 from anounet.center import (
     HELD_BACK,
@@ -52,8 +50,9 @@ from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
 from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.metrics import image_auroc
-from anounet.storage import WeightsError, load_checkpoint, provenance, save_checkpoint
+from anounet.storage import WeightsError, load_checkpoint, load_weights, provenance, save_checkpoint
 from anounet.training import TrainingStep
+from anounet.visualization import Result, drain, peak, visualize_anogan, visualize_many
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
 
@@ -69,12 +68,15 @@ class DataChoice:
     reference: str | None = None  # a second data set whose classes F tells apart too
     size: int = 96  # side of the images in pixels
     seed: int = 0  # of the random choice of images
+    count: int | None = 1000  # normal images that C and G are made from at most; None: all
 
     def __post_init__(self) -> None:
         if self.normal in self.exclude:
             raise DataError(f"'{self.normal}' is the normal class and can't be left out too.")
         if self.limit is not None and self.limit < 10:
             raise DataError(f"F needs 10 images or more to learn from, not {self.limit}.")
+        if self.count is not None and self.count < MIN_IMAGES:
+            raise DataError(f"C needs {MIN_IMAGES} normal images or more, not {self.count}.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def f_net_data(choice: DataChoice) -> FNetData:
     return FNetData(pixels, labels, classes, facts)
 
 
-def normal_images(choice: DataChoice, count: int | None = 1000) -> tuple[ImageSet, list[int]]:
+def normal_images(choice: DataChoice, count: int | None) -> tuple[ImageSet, list[int]]:
     """The normal class's good training images, `count` of them at most: (set, indices)."""
     images = open_set(choice.data, "train")
     images.check_classes([choice.normal])
@@ -167,13 +169,13 @@ class Normals:
             yield chunk.float() / 255
 
 
-def read_normals(choice: DataChoice, count: int | None = 1000) -> Normals:
-    """Reads the normal class's training images; a file that can't be read is named and left out.
+def read_normals(choice: DataChoice) -> Normals:
+    """Reads `choice.count` of the normal class's training images; one that can't be read is left out.
 
     Raises:
         DataError: fewer than 5 images, with how many there are and what was wrong with the others.
     """
-    images, indices = normal_images(choice, count)
+    images, indices = normal_images(choice, choice.count)
     pixels, _, skipped = images.readable(indices, choice.size)
     if len(pixels) < MIN_IMAGES:
         faults = "".join(f" {name}: {why}" for name, why in skipped[:3])
@@ -186,7 +188,7 @@ def read_normals(choice: DataChoice, count: int | None = 1000) -> Normals:
         "data": choice.data,
         "normal": choice.normal,
         "size": choice.size,
-        "limit": count,
+        "limit": choice.count,
         "data_sha256": _hash(pixels),
         "skipped": [name for name, _ in skipped],
     }
@@ -194,10 +196,10 @@ def read_normals(choice: DataChoice, count: int | None = 1000) -> Normals:
 
 
 def make_center(
-    f_net: FeatureNet, choice: DataChoice, count: int | None = 1000, normals: Normals | None = None
+    f_net: FeatureNet, choice: DataChoice, normals: Normals | None = None
 ) -> Iterator[CenterProgress]:
     """Computes the article's C and its threshold from the normal class's training images."""
-    normals = normals or read_normals(choice, count)
+    normals = normals or read_normals(choice)
     return compute_center(
         f_net, normals.batches(), len(normals.pixels), seed=choice.seed, facts=normals.facts
     )
@@ -265,10 +267,10 @@ def identity_images(choice: DataChoice, count: int = 3000) -> Tensor:
     )
 
 
-def held_back_normals(choice: DataChoice, limit: int, center: Center | None = None) -> Tensor:
+def held_back_normals(choice: DataChoice, limit: int, center: Center | LocalCenters | None = None) -> Tensor:
     """Normal images that `center` was *not* computed from, for scales: (n, 3, size, size) in [0, 1]."""
     made = center.meta if center is not None else {}
-    normals = read_normals(choice, made.get("limit", 1000))
+    normals = read_normals(replace(choice, count=made.get("limit", DataChoice.count)))
     _, held = split_held_back(
         len(normals.pixels), made.get("held_back_share", HELD_BACK), made.get("seed", choice.seed)
     )
@@ -308,15 +310,13 @@ def measure_levels(
             results.append(result)
             if on_image:
                 on_image(method, len(results), len(chosen))
-        usual = USUAL_MAP.get(method, "residual")
         for name in results[0].maps:
-            maps = [r.maps[name] for r in results]
-            key = method if name == usual else f"{method}:{name}"
+            maps, key = [r.maps[name] for r in results], map_key(method, name)
             scales[key] = round(scale_from_normals(maps), 6)
             limits[key] = round(scale_from_normals(maps, LIMIT_QUANTILE), 6)
         if method in ("instant", "fast-local"):
             # The score was taken in units of the old scale (or of a stand-in): once more, in the new one.
-            units = {n: scales[method if n == usual else f"{method}:{n}"] for n in results[0].maps}
+            units = {name: scales[map_key(method, name)] for name in results[0].maps}
             if method == "instant":
                 peaks = [peak(r.maps, units) for r in results]
             else:
@@ -342,7 +342,7 @@ def _results(bundle: Bundle, method: str, images: Tensor) -> Iterator[Result]:
         return
     mode, _, center = method.partition("-")
     for result in visualize_many(images, bundle, bundle.settings(mode, center=center or None)):
-        if isinstance(result, ArithmeticError):
+        if not isinstance(result, Result):
             raise result
         yield result
 
@@ -381,7 +381,8 @@ def prepare(
 ) -> Iterator[Stage]:
     """Makes the bundle `name`, saving each part as soon as it is done.
 
-    A training of the instant U-Net that was cut off goes on where it was, when all its settings are the same.
+    A training of the instant U-Net that was cut off goes on where it was, when all its settings are the same;
+    where the same preparation was cut off later than that, the trained net is kept.
 
     Args:
         command: what made it, kept in bundle.json.
@@ -389,7 +390,10 @@ def prepare(
     """
     start, choice = time.time(), plan.choice
     normals = read_normals(choice)  # before anything is made: what is wrong with the data shows here
-    described = describe(choice, command=command, settings={"fast": fast} if fast else {})
+    cut_off = _was_cut_off(name, command)
+    described = describe(
+        choice, command=command, seconds_to_prepare=None, settings={"fast": fast} if fast else {}
+    )
     if plan.f_net is not None:
         data = f_net_data(choice)
         for step, facts in make_f_net(data, plan.f_net, plan.start, device):
@@ -405,11 +409,19 @@ def prepare(
     else:
         copy_identity(name)
     if plan.instant is not None:
-        yield from make_instant(name, choice, plan.instant, device, normals)
+        yield from make_instant(name, choice, plan.instant, device, normals, keep=cut_off)
     if plan.anogan is not None:
         yield from make_anogan(name, choice, plan.anogan, device)
     yield from make_scales(name, choice, plan.article_scale, device)
     save_part(name, seconds_to_prepare=round(time.time() - start))
+
+
+def _was_cut_off(name: str, command: str) -> bool:
+    """Whether the last preparation of the bundle was by this command, and did not come to its end."""
+    if not (bundle_folder(name) / "bundle.json").is_file():
+        return False
+    info = read_info(name)
+    return info.get("command") == command and info.get("seconds_to_prepare") is None
 
 
 def make_centers(
@@ -454,24 +466,35 @@ def make_instant(
     normals: Normals | None = None,
     *,
     resume: bool = True,
+    keep: bool = False,
 ) -> Iterator[Stage]:
-    """Trains the U-Net of `instant` mode on the normals that set no threshold, and saves it as it goes.
+    """Trains the U-Net of `instant` mode on normals that set no threshold, and saves it as it goes.
 
-    Every 50 steps the net is saved with all that the training needs to go on: after a crash the same call
-    continues there, and what was saved last works.
+    They are those that the local centres were made from, `choice.count` of them at most. Every 50 steps the
+    net is saved with all that the training needs to go on: after a crash the same call continues there, and
+    what was saved last works.
 
     Args:
         resume: go on from where a training with the same data and settings was cut off.
+        keep: leave the net as it is where such a training came to its end.
     """
     bundle = load_bundle(name, device)
     local, path = bundle.require_local(), bundle.folder / CHECKPOINT
-    # The images that set τ are the ones to keep apart, whatever seed is asked for now.
-    choice = replace(choice, seed=local.meta.get("seed", choice.seed))
-    normals = normals or read_normals(choice)
+    # The images that set τ are the ones to keep apart, whatever seed and number are asked for now.
+    made = {"seed": local.meta.get("seed", choice.seed), "count": local.meta.get("limit", DataChoice.count)}
+    normals = normals or read_normals(replace(choice, **made))
+    images = normals.pixels[normals.fit[: choice.count]]
+    if keep and _is_trained(bundle, normals, len(images), settings):
+        path.unlink(missing_ok=True)
+        yield Stage("instant U-Net", settings.steps, settings.steps, {})
+        return
     before = load_checkpoint(path) if resume else None
-    mark = {"data_sha256": normals.facts["data_sha256"], "centers": local.fingerprint}
+    mark = {
+        "data_sha256": normals.facts["data_sha256"],
+        "images": len(images),
+        "centers": local.fingerprint,
+    }
     go_on = before is not None and before.get("mark") == mark and before.get("plan") == asdict(settings)
-    images = normals.pixels[normals.fit]
     steps = train_instant(
         images, bundle.f_net, local, settings, resume=before["checkpoint"] if go_on else None
     )
@@ -486,6 +509,23 @@ def make_instant(
                 save_checkpoint(path, kept)
             yield Stage("instant U-Net", step.step, step.total, dict(step.metrics), step.samples)
     path.unlink(missing_ok=True)
+
+
+def _is_trained(bundle: Bundle, normals: Normals, images: int, settings: InstantSettings) -> bool:
+    """Whether the bundle's instant U-Net is what a training with these images and settings ends with.
+
+    That it belongs to the bundle's local centres was checked when the bundle was opened.
+    """
+    if bundle.instant is None:
+        return False
+    _, meta = load_weights(bundle.folder / PARTS["instant"], "unet_instant")
+    wanted = {
+        "data_sha256": normals.facts["data_sha256"],
+        "images": images,
+        "settings": asdict(settings),
+        "steps": settings.steps,
+    }
+    return all(meta.get(key) == value for key, value in wanted.items())
 
 
 def describe(choice: DataChoice, **info: Any) -> dict[str, Any]:
@@ -545,7 +585,7 @@ def make_scales(name: str, choice: DataChoice, article: int, device: torch.devic
     """Measures and saves the levels of each method's maps on held-back normals."""
     bundle = load_bundle(name, device)
     counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "article": article}
-    normals = held_back_normals(choice, max(counts.values()), bundle.center)
+    normals = held_back_normals(choice, max(counts.values()), bundle.local or bundle.center)
     for done, (method, count) in enumerate(counts.items()):
         yield Stage("scales", done, len(counts), {})
         levels = measure_levels(bundle, normals, {method: count})

@@ -46,14 +46,7 @@ from torch.nn import functional
 from anounet import nearest_patch
 from anounet.anogan import AnoGANSettings, train_anogan
 from anounet.anomaly_map import MAPS, smooth
-from anounet.bundle import (
-    SHIPPED,
-    Bundle,
-    drain,
-    load_bundle,
-    visualize_anogan,
-    visualize_many,
-)
+from anounet.bundle import SHIPPED, Bundle, load_bundle
 from anounet.center import compute_center, split_held_back
 from anounet.cli.common import table
 from anounet.datasets import choose, open_set
@@ -62,6 +55,7 @@ from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, PatchSettings, compute_local_centers, patches
 from anounet.metrics import aupro, image_auroc, pixel_auroc, pixel_average_precision
 from anounet.storage import load_state_file, write_json
+from anounet.visualization import drain, visualize_anogan, visualize_many
 
 NEAREST = {
     "nearest patch, coreset 10,000": ("coreset", 10_000),

@@ -103,7 +103,7 @@ def _variants(trained: bool, bundle: Bundle) -> dict[str, tuple[Settings, UNet]]
 
 
 def _case(bundle: Bundle, texture: str, count: int) -> tuple[torch.Tensor, np.ndarray, Center]:
-    for progress in make_center(bundle.f_net, DataChoice(normal=texture, size=bundle.size), 400):
+    for progress in make_center(bundle.f_net, DataChoice(normal=texture, size=bundle.size, count=400)):
         center = progress.center
     images = TextureSet("validation")
     chosen = images.where(texture, defective=False)[: count // 3]

@@ -29,12 +29,13 @@ import torch
 
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import smooth
-from anounet.bundle import SHIPPED, Bundle, Result, drain, load_bundle, visualize_anogan, visualize_many
+from anounet.bundle import SHIPPED, Bundle, load_bundle
 from anounet.cli.common import table
 from anounet.datasets import open_set
 from anounet.metrics import pixel_auroc, pixel_average_precision
 from anounet.prepare import choice_of
 from anounet.storage import write_json
+from anounet.visualization import Result, drain, visualize_anogan, visualize_many
 
 METHODS = ("instant", "fast", "anogan", "article")
 SMOOTHING = 2.0

@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from anounet.app import components, inputs, models, panels, routing, work
+from anounet.app import cards, components, inputs, models, panels, routing
 from anounet.app.texts import label, plain, t
+from anounet.app.work import answers
 from anounet.bundle import USUAL_MAP, Bundle, bundle_names
 from anounet.datasets import DataError
 
@@ -43,10 +44,10 @@ def live_result() -> None:
         st.button(t("home.another"), key="another", icon=":material/shuffle:", on_click=next_piece)
     picture = found.get(known or first, found[first])
     settings = bundle.settings(inputs.offered_modes(bundle)[0])
-    request = work.Request(bundle.name, version, (picture,), settings, False, None)
+    request = answers.Request(bundle.name, version, (picture,), settings, False, None)
     try:
         with st.spinner(t("home.computing")):
-            result = work.redraw(models.results(), bundle, request, picture)
+            result = answers.redraw(models.results(), bundle, request, picture)
     except (ValueError, ArithmeticError) as error:
         st.error(components.sentence(error), icon=":material/error:")
         return
@@ -54,8 +55,8 @@ def live_result() -> None:
     cells = panels.ano_unet_cells(label(known or first), result, view)
     st.html(panels.grid(cells))
     with st.container(horizontal=True, vertical_alignment="center", key="home_verdict"):
-        components.verdict_badge(result)
-        st.markdown(components.score_line(result, None) + " · " + models.device_name(), width="content")
+        cards.verdict_badge(result)
+        st.markdown(cards.score_line(result, None) + " · " + models.device_name(), width="content")
     st.caption(t("home.scale"))
 
 

@@ -127,17 +127,7 @@ with right:
     center_job()
     forms.instant_job()
     if opened is not None:
-        inputs.accept_plain("kind", PARTS, inputs.part_label)
-        part = st.segmented_control(
-            t("center.kind"),
-            PARTS,
-            default=PARTS[0],
-            required=True,
-            format_func=inputs.part_label,
-            key="kind",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        part = inputs.choose_one(t("center.kind"), "kind", PARTS, inputs.part_label, hidden=True)
         if part == "instant":
             forms.train_instant(opened[0])
         elif part == "local":

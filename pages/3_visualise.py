@@ -2,9 +2,10 @@
 
 import streamlit as st
 
-from anounet.app import components, forms, inputs, models, panels, routing, work
+from anounet.app import cards, components, downloads, forms, inputs, models, panels, routing
 from anounet.app.jobs import Job, job_id
 from anounet.app.texts import t
+from anounet.app.work import answers
 from anounet.bundle import Bundle
 
 KIND, RIVAL, PAGE_SIZE = "visualise", "compare", 6
@@ -15,24 +16,24 @@ routing.enter("visualise")
 components.header(t("visualise.title"), t("visualise.lead"))
 
 
-def run(request: work.Request, bundle: Bundle) -> Job:
+def run(request: answers.Request, bundle: Bundle) -> Job:
     """Ano-Unet's answer: `instant` mode's now, a quick one by itself, a long one when it is asked for."""
     cache, jobs = models.results(), models.jobs()
     if request.instant:
-        work.answer_at_once(cache, bundle, request)
+        answers.answer_at_once(cache, bundle, request)
         if request.settings.steps == 0:
             job = jobs.note(request.key, KIND, t("visualise.job", n=len(request.pictures)), spec=request)
             components.remember(job)
             return job
     job = jobs.get(job_id(request.key))
-    if not work.missing(cache, request):
+    if not answers.missing(cache, request):
         return job
     if job is None or not job.active:
         again = job is not None
         quick = request.settings.mode != "article"
         if again or not quick:
             components.job_end(job)
-            seconds = components.duration(work.estimated_seconds(request))
+            seconds = components.duration(answers.estimated_seconds(request))
             title = t("visualise.again") if again else t("visualise.start", time=seconds)
             if not st.button(title, key="start", type="primary", icon=":material/play_arrow:"):
                 return job
@@ -40,7 +41,7 @@ def run(request: work.Request, bundle: Bundle) -> Job:
             request.key,
             KIND,
             t("visualise.job", n=len(request.pictures)),
-            lambda j: work.visualise(j, request, bundle, cache),
+            lambda j: answers.visualise(j, request, bundle, cache),
             spec=request,
             owner=components.owner(),
         )
@@ -52,21 +53,21 @@ def run(request: work.Request, bundle: Bundle) -> Job:
     return job
 
 
-def compare(request: work.Request, bundle: Bundle) -> Job | None:
+def compare(request: answers.Request, bundle: Bundle) -> Job | None:
     """AnoGAN's answer, which nothing waits for: by itself for a few pictures, else when it is asked for."""
     cache = models.results()
     if request.anogan is None:
         components.let_go(RIVAL)
         return None
-    if not request.instant and work.missing(cache, request):
+    if not request.instant and answers.missing(cache, request):
         return None
-    job, pending = models.jobs().get(job_id(request.rival_key)), work.unsearched(cache, request)
+    job, pending = models.jobs().get(job_id(request.rival_key)), answers.unsearched(cache, request)
     if not pending:
         return job
     if job is None or not job.active:
         if job is not None or len(pending) > FEW:
             components.job_end(job)
-            seconds = components.duration(work.estimated_search(len(pending)))
+            seconds = components.duration(answers.estimated_search(len(pending)))
             title = t("anogan.start", n=len(pending), time=seconds)
             if not st.button(title, key="start_rival", icon=":material/compare:"):
                 return job
@@ -74,7 +75,7 @@ def compare(request: work.Request, bundle: Bundle) -> Job | None:
             request.rival_key,
             RIVAL,
             t("anogan.search", n=len(pending)),
-            lambda j: work.compare(j, request, bundle, cache),
+            lambda j: answers.compare(j, request, bundle, cache),
             owner=components.owner(),
         )
         components.remember(job, link=False)
@@ -82,19 +83,19 @@ def compare(request: work.Request, bundle: Bundle) -> Job | None:
 
 
 def show(
-    request: work.Request, bundle: Bundle, view: panels.View, job: Job | None, rival: Job | None
+    request: answers.Request, bundle: Bundle, view: panels.View, job: Job | None, rival: Job | None
 ) -> None:
-    entries = components.gathered(request)
+    entries = cards.gathered(request)
     faults = {**(job.faults if job else {}), **(rival.faults if rival else {})}
     for name, fault in faults.items():
         st.warning(f"{name}: {fault}", icon=":material/error:")
     if len(entries) > 1:
         with st.expander(t("visualise.table", n=len(entries)), icon=":material/table_rows:"):
-            components.score_table(entries, view)
-            shown = [panels.Shown(e.picture.name, e.result, e.rival) for e in entries]
+            cards.score_table(entries, view)
+            shown = [downloads.Shown(e.picture.name, e.result, e.rival) for e in entries]
             st.download_button(
                 t("download.zip"),
-                lambda: panels.zip_bytes(shown, view),
+                lambda: downloads.zip_bytes(shown, view),
                 "ano-unet.zip",
                 key="get_zip",
                 on_click="ignore",
@@ -107,7 +108,7 @@ def show(
         chosen = st.segmented_control(t("visualise.page"), numbers, default=1, required=True, key="part")
         first = (min(chosen or 1, numbers[-1]) - 1) * PAGE_SIZE
     for number, entry in enumerate(redrawn[first : first + PAGE_SIZE], first):
-        components.result_card(
+        cards.result_card(
             entry.picture,
             entry.result,
             entry.rival,
@@ -118,10 +119,10 @@ def show(
             refining=entry.refining and job is not None and job.active,
             number=number,
         )
-    components.left_out_sheet([(e.picture, e.result) for e in entries if e.result.y is None])
+    cards.left_out_sheet([(e.picture, e.result) for e in entries if e.result.y is None])
 
 
-def results(request: work.Request, bundle: Bundle) -> None:
+def results(request: answers.Request, bundle: Bundle) -> None:
     view = inputs.choose_view(bundle, request.settings)
     try:
         job = run(request, bundle)
@@ -130,12 +131,12 @@ def results(request: work.Request, bundle: Bundle) -> None:
         return
     if job is not None:
         components.job_box(job)
-    cards, below = st.container(), st.container()
+    above, below = st.container(), st.container()
     with below:
         rival = compare(request, bundle)
         if rival is not None:
             components.job_box(rival, curves=False)
-    with cards:
+    with above:
         show(request, bundle, view, job, rival)
 
 
@@ -170,11 +171,9 @@ with right:
         if not pictures:
             st.info(t("visualise.nothing"), icon=":material/add_photo_alternate:")
         else:
-            rival_settings = work.SearchSettings() if rival_wanted else None
-            results(
-                work.Request(bundle.name, version, tuple(pictures), settings, not everything, rival_settings),
-                bundle,
-            )
+            rival = answers.SearchSettings() if rival_wanted else None
+            request = answers.Request(bundle.name, version, pictures, settings, not everything, rival)
+            results(request, bundle)
         if bundle.anogan is None:
             with st.expander(t("anogan.title"), icon=":material/compare:"):
                 forms.train_rival(bundle)

@@ -4,6 +4,7 @@ import streamlit as st
 
 from anounet.app import components, forms, own, routing
 from anounet.app.texts import t
+from anounet.bundle import bundle_names
 
 routing.enter("own")
 components.header(t("own.title"), t("own.lead"))
@@ -15,7 +16,7 @@ def show_job() -> None:
         return
     components.job_box(job)
     components.job_end(job)
-    if job.result is None or job.active:
+    if job.active or job.result is None or job.result.name not in bundle_names():
         return
     components.prepared(job.result)
     routing.link("visualise", t("own.try"), bundle=job.result.name, source="upload")
@@ -30,6 +31,7 @@ with left:
     size = own.choose_size()
     pictures = own.choose_images(size)
     forms.prepare_own(pictures, size)
+    own.show_bundles()
 with right:
     show_job()
     forms.instant_job()

@@ -21,10 +21,12 @@ import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from anounet import prepare
 from anounet.anogan import AnoGAN, AnoGANSettings, Discriminator, Generator
 from anounet.anomaly_map import MAPS
-from anounet.app import figures, inputs, models, panels, texts, work
+from anounet.app import downloads, figures, inputs, models, panels, texts
 from anounet.app.jobs import CANCELLED, DONE, QUEUED, Job, JobManager
+from anounet.app.work import answers, centers, training
 from anounet.bundle import SHIPPED, Bundle, load_bundle, read_info, save_part
 from anounet.center import compute_center
 from anounet.datasets import TextureSet
@@ -33,6 +35,7 @@ from anounet.identity import frozen
 from anounet.images import content_hash, png_bytes
 from anounet.instant import InstantSettings
 from anounet.prepare import DataChoice, describe
+from anounet.storage import WeightsError, load_weights
 from anounet.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,8 +104,9 @@ def no_leftovers() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """AnoGAN's search takes 500 steps; three show as well that its results arrive."""
-    whole = work.SearchSettings
-    monkeypatch.setattr(work, "SearchSettings", lambda: whole(steps=3))
+    whole = answers.SearchSettings
+    for module in (answers, prepare):
+        monkeypatch.setattr(module, "SearchSettings", lambda: whole(steps=3))
 
 
 def app(page: str = PAGES[0], **query: str) -> AppTest:
@@ -293,6 +297,24 @@ def test_c_is_computed_for_another_class_into_a_new_bundle(weights: Path) -> Non
     assert bundle.instant is None
 
 
+def test_how_many_normal_images_c_is_made_from_can_be_chosen(weights: Path) -> None:
+    at = app(PAGES[2])
+    at.selectbox(key=f"center_normal_{SHIPPED}").set_value("wood")
+    sound(at.run())
+    field = at.number_input(key=f"center_count_{SHIPPED}_wood")
+    assert (field.label, field.value, field.min, field.max) == ("Normal images", 400, 5, 400)
+    field.set_value(20)
+    sound(at.run())
+    at.button(key="compute").click()
+    settled(sound(at.run()), "center")
+    assert job_of(at, "center").result.images == 20
+    bundle = load_bundle("textures-wood")
+    assert bundle.center.count == bundle.local.count == 16
+    at = app(PAGES[2], bundle="textures-wood", kind="instant")
+    field = at.number_input(key="instant_count_textures-wood")
+    assert (field.label, field.value, field.max) == ("Normal images", 16, 16)
+
+
 @pytest.fixture
 def mine(weights: Path, tmp_path: Path) -> str:
     """A bundle that may be changed, of a folder of few images, without an instant U-Net."""
@@ -329,6 +351,8 @@ def test_instant_mode_is_trained_stopped_and_continued(mine: str) -> None:
         assert at.number_input(key=f"instant_mine_{field.name}").value == getattr(
             InstantSettings(), field.name
         )
+    assert at.number_input(key="instant_count_mine").value == 10
+    at.number_input(key="instant_count_mine").set_value(6)
     for name, value in (("steps", 5000), ("batch", 2), ("width", 8), ("depth", 2)):
         at.number_input(key=f"instant_mine_{name}").set_value(value)
     sound(at.run())
@@ -338,7 +362,7 @@ def test_instant_mode_is_trained_stopped_and_continued(mine: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not job.progress.samples and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert len(job.progress.samples) == 2 * work.PASTED  # pasted, then redrawn
+    assert len(job.progress.samples) == 2 * training.PASTED  # pasted, then redrawn
     sound(at.run())
     at.button(key="stop_instant").click()
     sound(at.run())
@@ -350,12 +374,17 @@ def test_instant_mode_is_trained_stopped_and_continued(mine: str) -> None:
     bundle = load_bundle(mine)
     assert bundle.mode == "instant"
     assert bundle.scales["instant"] != SCALES["instant"]  # measured anew
+    assert load_weights(bundle.folder / "unet_instant.pt", "unet_instant")[1]["images"] == 6
     at = app(PAGES[2], bundle=mine, kind="instant")
     assert f"continues at step {saved} of 5000" in words(at)
     assert at.button(key="train_instant").label.startswith(f"Continue at step {saved}")
-    at.number_input(key="instant_mine_steps").set_value(saved + 10)
-    sound(at.run())
-    assert "starts anew" in words(at)
+    assert at.number_input(key="instant_count_mine").value == 6
+    for key, value in (("instant_mine_steps", saved + 10), ("instant_count_mine", 8)):
+        before = at.number_input(key=key).value
+        at.number_input(key=key).set_value(value)
+        assert "starts anew" in words(sound(at.run()))
+        at.number_input(key=key).set_value(before)
+        assert "continues at step" in words(sound(at.run()))
 
 
 def test_settings_that_a_training_does_not_take_are_refused(mine: str) -> None:
@@ -435,7 +464,7 @@ def test_own_images_that_cannot_be_used_leave_nothing_behind(
     def refuse(*_: object) -> None:
         raise ValueError("All normal images look alike, patch by patch.")
 
-    monkeypatch.setattr(work, "make_local_centers", refuse)
+    monkeypatch.setattr(centers, "make_local_centers", refuse)
     at = handed_in(streaks(6))
     at.button(key="prepare_own").click()
     sound(at.run())
@@ -443,6 +472,82 @@ def test_own_images_that_cannot_be_used_leave_nothing_behind(
     (error,) = at.error
     assert "look alike" in error.value
     assert not (weights / "mine").exists()
+
+
+@pytest.fixture
+def two_own(weights: Path) -> Path:
+    """The folder of bundles with two in it that were made of own images."""
+    for name in ("first", "second"):
+        shutil.copytree(weights / SHIPPED, weights / name)
+        (weights / name / centers.NORMAL).mkdir()
+    return weights
+
+
+def test_only_so_many_bundles_of_own_images_are_kept(
+    two_own: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(centers, "MAX_OWN", 2)
+    at = handed_in(streaks(6))
+    assert at.button(key="prepare_own").disabled
+    assert "2 bundles of own images are here, and no more are kept: delete one" in words(at)
+    monkeypatch.setattr(centers, "MAX_OWN", 3)
+    sound(at.run())
+    monkeypatch.setattr(centers, "MAX_OWN", 2)  # another session was quicker
+    at.button(key="prepare_own").click()
+    at = settled(sound(at.run()), "own")
+    assert "delete one to make room" in words(at)
+    assert not (two_own / "mine").exists()
+
+
+def test_bundles_of_own_images_can_be_deleted_and_no_others(two_own: Path) -> None:
+    at = app(PAGES[4])
+    assert at.selectbox(key="own_bundle").options == ["first", "second"]
+    at.selectbox(key="own_bundle").set_value("second")
+    assert "Delete the bundle “second” with its images?" in words(sound(at.run()))
+    at.button(key="own_delete").click()
+    sound(at.run())
+    assert "The bundle “second” is deleted" in words(at)
+    assert not (two_own / "second").exists() and (two_own / "first" / "bundle.json").is_file()
+    assert at.selectbox(key="own_bundle").options == ["first"]
+    for name in (SHIPPED, "second", ".."):
+        with pytest.raises(WeightsError, match="was not made of images handed in"):
+            centers.delete_own(name)
+    assert load_bundle(SHIPPED).mode == "instant"
+
+
+def test_a_bundle_that_a_job_needs_is_not_deleted(two_own: Path) -> None:
+    gate = threading.Event()
+    job = models.jobs().submit("busy", "other", "a job", lambda j: gate.wait(PATIENCE), bundles=("first",))
+    try:
+        at = app(PAGES[4])
+        at.button(key="own_delete").click()
+        sound(at.run())
+        assert "“first” is in use by a job" in words(at)
+        assert load_bundle("first").mode == "instant"
+    finally:
+        gate.set()
+    assert job.wait(PATIENCE)
+    at.button(key="own_delete").click()
+    sound(at.run())
+    assert not (two_own / "first").exists()
+
+
+def test_more_images_than_are_kept_are_named_and_left_out(
+    weights: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anounet.app.own.MAX_IMAGES", 5)
+    files = streaks(8)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in files[1:]:
+            archive.writestr(name, data)
+    at = handed_in([files[0], ("photos.zip", packed.getvalue()), ("more.png", files[0][1])])
+    said = words(at)
+    assert "5 normal images" in said
+    assert "3 files in photos.zip were left out" in said
+    assert "more.png was left out" in said
+    at.button(key="own_remove").click()
+    assert "normal images**" not in words(sound(at.run()))
 
 
 def test_a_zip_that_is_none_is_named(weights: Path, small: None) -> None:
@@ -521,7 +626,7 @@ def test_every_map_is_shown_on_its_own_scale_without_computing_anew(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed anew")
 
-    monkeypatch.setattr(work, "visualize_many", lambda images, *_: [never() for _ in images])
+    monkeypatch.setattr(answers, "visualize_many", lambda images, *_: [never() for _ in images])
     seen = {words(at)}
     for name in MAPS:
         at.selectbox(key="map").set_value(name)
@@ -682,26 +787,25 @@ def test_anogan_is_trained_where_a_bundle_has_none(weights: Path) -> None:
     sound(at.run())
     at.button(key="train_anogan").click()
     sound(at.run())
-    job = job_of(at, "anogan")
-    job.wait(PATIENCE, milestones=1)
-    job.cancel()  # its search for a scale takes 500 steps; that the training is under way is enough here
-    assert job.wait(PATIENCE)
-    assert job.error is None
+    settled(at, "anogan")
+    assert job_of(at, "anogan").state == DONE, job_of(at, "anogan").error
+    bare = load_bundle("bare")
+    assert bare.anogan is not None and "anogan" in bare.scales
 
 
 # --- pieces ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def redrawn(weights: Path) -> tuple[Bundle, panels.Shown]:
+def redrawn(weights: Path) -> tuple[Bundle, downloads.Shown]:
     bundle = load_bundle(SHIPPED)
     pixels = noise(5, SIZE)
-    picture = work.Picture("=a.png", content_hash(pixels), pixels)
-    request = work.Request(SHIPPED, "v", (picture,), bundle.settings("fast"), False, None)
-    return bundle, panels.Shown(picture.name, work.redraw(models.results(), bundle, request, picture))
+    picture = answers.Picture("=a.png", content_hash(pixels), pixels)
+    request = answers.Request(SHIPPED, "v", (picture,), bundle.settings("fast"), False, None)
+    return bundle, downloads.Shown(picture.name, answers.redraw(models.results(), bundle, request, picture))
 
 
-def test_colours_are_in_fixed_units_whatever_the_image(redrawn: tuple[Bundle, panels.Shown]) -> None:
+def test_colours_are_in_fixed_units_whatever_the_image(redrawn: tuple[Bundle, downloads.Shown]) -> None:
     bundle, shown = redrawn
     view = panels.View("residual", sigma=0.0)
     raw = panels.raw_map(shown.result).numpy()
@@ -714,18 +818,18 @@ def test_colours_are_in_fixed_units_whatever_the_image(redrawn: tuple[Bundle, pa
     np.testing.assert_allclose(panels.levels(shown.result, other), np.clip(expected, 0, 1), rtol=1e-5)
 
 
-def test_downloads_hold_the_raw_map_and_safe_names(redrawn: tuple[Bundle, panels.Shown]) -> None:
+def test_downloads_hold_the_raw_map_and_safe_names(redrawn: tuple[Bundle, downloads.Shown]) -> None:
     _, shown = redrawn
     raw, view = panels.raw_map(shown.result), panels.View("distance", threshold="scale")
-    back = np.load(io.BytesIO(panels.npy_bytes(raw)), allow_pickle=False)
+    back = np.load(io.BytesIO(downloads.npy_bytes(raw)), allow_pickle=False)
     np.testing.assert_array_equal(back, raw.numpy())
-    assert "'=a.png,fast," in panels.scores_csv([shown], view)  # no formula for a spreadsheet
-    lines = list(csv.DictReader(io.StringIO(panels.regions_csv([shown], view))))
+    assert "'=a.png,fast," in downloads.scores_csv([shown], view)  # no formula for a spreadsheet
+    lines = list(csv.DictReader(io.StringIO(downloads.regions_csv([shown], view))))
     regions = shown.result.regions("distance", shown.result.scales["distance"])
     assert [(line["map"], int(line["area"])) for line in lines] == [("distance", r.area) for r in regions]
-    assert panels.stem("../../x y.png") == "x_y"
+    assert downloads.stem("../../x y.png") == "x_y"
 
-    with zipfile.ZipFile(io.BytesIO(panels.zip_bytes([shown], view))) as archive:
+    with zipfile.ZipFile(io.BytesIO(downloads.zip_bytes([shown], view))) as archive:
         assert sorted(archive.namelist()) == [
             "001__a/ano-unet_map.npy",
             "001__a/ano-unet_map_distance.npy",
@@ -737,7 +841,7 @@ def test_downloads_hold_the_raw_map_and_safe_names(redrawn: tuple[Bundle, panels
 
 
 def test_the_pictures_of_files_are_large_with_outlines_and_numbers(
-    redrawn: tuple[Bundle, panels.Shown],
+    redrawn: tuple[Bundle, downloads.Shown],
 ) -> None:
     _, shown = redrawn
     level = 0.5 * float(shown.result.maps["distance"].max())
@@ -769,7 +873,7 @@ def test_the_loss_chart_adds_up() -> None:
 def used_texts() -> dict[str, set[str]]:
     """Key → names of the values given with it, of every `t(...)` of the app."""
     found: dict[str, set[str]] = {}
-    files = [ROOT / "streamlit_app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("anounet/app/*.py")]
+    files = [ROOT / "streamlit_app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("anounet/app/**/*.py")]
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "t":

@@ -24,12 +24,13 @@ from PIL import Image
 from anounet import ano_unet, instant, prepare
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
-from anounet.bundle import PARTS, SHIPPED, drain, load_bundle, read_info, save_part, visualize
+from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part
 from anounet.cli import main
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
 from anounet.images import decode_file, png_bytes, to_tensor
 from anounet.storage import load_weights
+from anounet.visualization import drain, visualize
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ["file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error"]
@@ -140,6 +141,25 @@ def test_regions_are_written_beside_the_scores(run, samples: Path, tmp_path: Pat
             assert region["score"] == pytest.approx(box.max() / 1e-3, rel=1e-2)
     assert run(*WITHOUT_PATHS, samples, "--out", out, "--map", "residual")[0] == 0
     assert (out / "regions.csv").read_text(encoding="utf-8").count("\n") == 1  # the heading alone
+
+
+@pytest.mark.parametrize("mode", ["instant", "fast"])
+def test_an_image_that_is_not_finite_is_named_and_the_others_go_on(
+    run, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    made = []
+
+    def second_is_broken(pixels: np.ndarray) -> torch.Tensor:
+        made.append(to_tensor(pixels))
+        return made[-1] * float("nan") if len(made) == 2 else made[-1]
+
+    monkeypatch.setattr(cli_visualize, "to_tensor", second_is_broken)
+    status, shown, _ = run(*WITHOUT_PATHS, samples, "--out", tmp_path / "out", "--mode", mode)
+    assert status == 1
+    assert f"left out: {samples / 'b.png'}: The image holds NaN or infinity" in shown
+    found = rows(tmp_path / "out")
+    assert [bool(row["score"]) for row in found] == [True, False, True]
+    assert str(samples / "b.png") in found[1]["error"] and not found[1]["verdict"]
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -495,6 +515,30 @@ def test_prepare_goes_on_where_it_was_stopped(
     assert seen == [1, 2, 3, 3, 4, 5]
 
 
+def test_prepare_that_was_stopped_while_it_measured_does_not_train_again(
+    run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["prepare", "--data", folder_of(tmp_path, "plain"), "--name", "made", "--size", 32, "--steps", 2]
+    train, measure, trained = prepare.train_instant, prepare.measure_levels, []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def watched(*arguments: object, **options: object) -> object:
+        trained.append(True)
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(prepare, "train_instant", watched)
+    monkeypatch.setattr(prepare, "measure_levels", interrupted)
+    assert run(*words, "--device", "cpu")[0] == 130
+    assert load_bundle("made", "cpu").scales == {}
+    monkeypatch.setattr(prepare, "measure_levels", measure)
+    assert run(*words, "--device", "cpu")[0] == 0
+    assert trained == [True] and "instant" in load_bundle("made", "cpu").scales
+    assert run(*words, "--device", "cpu")[0] == 0
+    assert trained == [True, True]  # what came to its end is made anew when it is asked for
+
+
 def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, firsts = prepare.train_instant, []
 
@@ -514,7 +558,7 @@ def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: 
     assert run(*words)[0] == 0
     assert firsts == [0, 0, 2]
     after = load_bundle("tiny", "cpu")
-    assert (after.instant.width, after.instant.depth) == (8, 4)
+    assert (after.instant.width, after.instant.depth) == (8, instant.InstantSettings.depth)
     assert after.scales["instant"] != before.scales["instant"]
     assert after.limits["instant:score"] != before.limits["instant:score"]
     assert after.scales["fast"] == before.scales["fast"]
@@ -544,6 +588,21 @@ def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
     assert not torch.equal(other.center.vector, young.center.vector)
     assert run("train-fnet", "--name", "young", *DATA, *F_NET, "--seed", 1, "--start", start)[0] == 0
     assert load_bundle("young", "cpu").center is None  # it was the old F's
+
+
+def test_how_many_normal_images_are_used_can_be_chosen(run, start: Path, tmp_path: Path) -> None:
+    words = ["--data", folder_of(tmp_path, "plain"), "--device", "cpu"]
+    few = ["--size", 32, "--steps", 1, "--count", 8]
+    assert run("prepare", "--name", "made", *few, *words)[0] == 0
+    made = load_bundle("made", "cpu")
+    assert made.center.count == made.local.count == 6
+    assert run("center", "--bundle", "made", "--count", 10, *words)[0] == 0
+    made = load_bundle("made", "cpu")
+    assert made.center.count == made.local.count == 8
+    for count, wanted in ((5, 5), (None, 8)):
+        more = [] if count is None else ["--count", count]
+        assert run("train-instant", "--bundle", "made", "--steps", 1, "--device", "cpu", *more)[0] == 0
+        assert load_weights(made.folder / "unet_instant.pt", "unet_instant")[1]["images"] == wanted
 
 
 def test_how_many_blocks_of_f_stay_frozen_can_be_chosen(run, start: Path) -> None:
@@ -587,6 +646,7 @@ def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
         (["train-fnet", "--name", "n", *DATA, "--exclude", "silk"], "has no class 'silk'"),
         (["train-fnet", "--name", "n", "--data", "absent", "--normal", "x"], "There is no data set 'absent'"),
         (["train-fnet", "--name", "n", *DATA, "--start", "absent.pth"], "absent.pth is missing"),
+        (["center", "--bundle", "tiny", "--count", "4"], "C needs 5 normal images or more, not 4"),
         (["center", "--bundle", "absent"], "There is no bundle 'absent'"),
         (["center", "--bundle", "tiny", "--data", "textures"], "name the normal one with --normal (streaks"),
         (["train-anogan", "--bundle", "tiny", "--steps", "0"], "AnoGAN's number of steps must lie"),

@@ -24,7 +24,7 @@ from anounet.app.jobs import (
     job_id,
 )
 from anounet.app.results import ResultCache, result_key, size_of
-from anounet.bundle import Result
+from anounet.visualization import Result
 
 PATIENCE = 10.0
 
@@ -52,6 +52,21 @@ def manager():
 def finished(job: Job) -> Job:
     assert job.wait(PATIENCE), f"{job.label} is still {job.state}"
     return job
+
+
+def test_a_bundle_that_a_job_needs_is_left_alone(manager: JobManager) -> None:
+    gate, changed = Gate(), []
+    manager.submit("1", "k", "first", gate, bundles=("a",))
+    waiting = manager.submit("2", "k", "second", lambda job: None, bundles=("b", "c"))
+    assert gate.begun.wait(PATIENCE)
+    assert [manager.unless_used(name, lambda: changed.append(True)) for name in "abcd"] == [False] * 3 + [
+        True
+    ]
+    waiting.cancel()
+    assert manager.unless_used("b", lambda: changed.append(True))
+    gate.open.set()
+    finished(manager.submit("3", "k", "third", lambda job: None))
+    assert manager.unless_used("a", lambda: changed.append(True)) and len(changed) == 3
 
 
 def test_jobs_run_one_after_the_other_in_their_order(manager: JobManager) -> None:

@@ -15,11 +15,12 @@ from PIL import Image
 from anounet import ano_unet, instant, prepare
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS
-from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part, verify, visualize_many
+from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part, verify
 from anounet.datasets import DataError
 from anounet.prepare import CHECKPOINT, DataChoice, Plan, Stage, make_centers, make_instant, read_normals
 from anounet.storage import load_checkpoint, load_weights
 from anounet.training import TrainingError
+from anounet.visualization import visualize_many
 
 STEPS = replace(tiny.INSTANT, steps=6)
 PARTS_MADE = {PARTS[part] for part in ("f_net", "center", "local", "identity", "instant")}
@@ -157,12 +158,67 @@ def test_an_interrupted_preparation_leaves_a_bundle_and_goes_on(home: Path, fold
     assert len([s for s in whole if s.name == "instant U-Net"]) == 6
 
 
-@pytest.mark.parametrize("change", ["settings", "images", "fresh", "damaged"])
+@pytest.mark.parametrize("change", ["nothing", "settings", "images", "command", "ended"])
+def test_a_net_is_kept_where_the_same_preparation_was_cut_off_later(
+    home: Path, folder: Path, change: str
+) -> None:
+    choice = plan(folder).choice
+    if change == "ended":
+        list(run(plan(folder)))
+    else:
+        until(run(plan(folder)), "scales", 2)
+    before = read_info("made")["files"][PARTS["instant"]]
+    again, command = plan(folder), "python -m anounet prepare"
+    if change == "settings":
+        again = replace(again, instant=replace(STEPS, learning_rate=1e-3))
+    elif change == "images":
+        again = replace(again, choice=replace(choice, count=10))
+    elif change == "command":
+        command += " --seed 0"
+    stages = list(prepare.prepare("made", again, command, "cpu"))
+    kept = change == "nothing"
+    assert [s.done for s in stages if s.name == "instant U-Net"] == ([6] if kept else [1, 2, 3, 4, 5, 6])
+    made = load_bundle("made", "cpu")
+    assert {"instant", "instant:score", "fast", "fast-local"} <= made.limits.keys()
+    assert made.info["seconds_to_prepare"] is not None
+    assert (read_info("made")["files"][PARTS["instant"]] == before) is kept
+    list(make_instant("made", again.choice, again.instant, "cpu", resume=False))
+    assert read_info("made")["files"][PARTS["instant"]] != before  # asked for alone, it is trained anew
+
+
+def test_c_and_g_are_made_from_as_many_images_as_were_asked_for(home: Path, folder: Path) -> None:
+    (folder / "05.png").unlink()  # the damaged one
+    choice = replace(plan(folder).choice, count=10)
+    list(run(plan(folder, choice=choice)))
+    made = load_bundle("made", "cpu")
+    assert made.center.count == made.local.count == 8 and len(made.center.held_back) == 2
+
+    def trained_on() -> int:
+        return load_weights(made.folder / PARTS["instant"], "unet_instant")[1]["images"]
+
+    assert trained_on() == 8
+    # Whoever trains G alone, with another number, still gets none of the images that set thresholds.
+    for count, wanted in ((6, 6), (1000, 8)):
+        list(make_instant("made", replace(choice, count=count), STEPS, "cpu"))
+        assert trained_on() == wanted
+    held = prepare.held_back_normals(replace(choice, count=1000), 200, made.local)
+    normals = read_normals(choice)
+    assert torch.equal(held, normals.pixels[normals.held].float() / 255)
+
+
+def test_too_few_images_to_ask_for_are_refused() -> None:
+    with pytest.raises(DataError, match="C needs 5 normal images or more, not 4"):
+        DataChoice(count=4)
+
+
+@pytest.mark.parametrize("change", ["settings", "images", "count", "fresh", "damaged"])
 def test_a_training_of_something_else_starts_anew(home: Path, folder: Path, change: str) -> None:
     choice, settings = plan(folder).choice, STEPS
     until(run(plan(folder)), "instant U-Net", 5)
     if change == "settings":
         settings = replace(STEPS, learning_rate=1e-3)
+    elif change == "count":
+        choice = replace(choice, count=8)
     elif change == "images":
         (folder / "01.png").unlink()
     elif change == "damaged":

@@ -9,20 +9,12 @@ import pytest
 import torch
 
 from anounet.anomaly_map import MAPS, heat_map
-from anounet.bundle import (
-    SHIPPED,
-    Bundle,
-    drain,
-    load_bundle,
-    read_info,
-    verify,
-    visualize,
-    visualize_many,
-)
+from anounet.bundle import SHIPPED, Bundle, load_bundle, read_info, verify
 from anounet.center import features_of
 from anounet.datasets import TextureSet
 from anounet.local_centers import patches
 from anounet.metrics import image_auroc, pixel_auroc
+from anounet.visualization import drain, visualize, visualize_many
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 

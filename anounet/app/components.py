@@ -1,10 +1,9 @@
-"""Pieces that pages are made of: the bundle chooser, the job box, the cards of results."""
+"""Pieces that pages are made of: the bundle chooser, what bundles say of themselves, the job box."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ import streamlit as st
 from anounet.app import figures, models, panels
 from anounet.app.jobs import CANCELLED, FAILED, QUEUED, Job
 from anounet.app.texts import label, plain, t
-from anounet.app.work import CenterOutcome, Picture, Request, find
-from anounet.bundle import Bundle, Result, bundle_names
+from anounet.app.work.centers import CenterOutcome
+from anounet.bundle import Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES, Center
-from anounet.images import png_bytes, to_pixels
 from anounet.local_centers import LocalCenters
 from anounet.prepare import Scores
 from anounet.storage import WeightsError
-
-CURVE_POINTS = 120
 
 
 def header(key_title: str, key_lead: str) -> None:
@@ -75,6 +71,12 @@ def open_bundle(name: str) -> tuple[Bundle, str] | None:
         return None
 
 
+def set_label(name: str) -> str:
+    """What to call a data set: not by the path of a folder on the server."""
+    path = Path(name)
+    return t("data.own", name=path.parent.name) if path.parent != Path() else label(name)
+
+
 def f_net_facts(bundle: Bundle, facts: Mapping[str, Any], shipped: bool) -> None:
     """What an f-Net says of itself, as a short table."""
     settings = facts.get("settings") or {}
@@ -110,9 +112,13 @@ def f_net_facts(bundle: Bundle, facts: Mapping[str, Any], shipped: bool) -> None
     }
     if shipped:
         st.caption(t("facts.shipped"))
-    st.table(
-        {"": list(rows), " ": list(rows.values())}, hide_index=True, hide_header=True, border="horizontal"
-    )
+    _table(rows)
+
+
+def _table(rows: Mapping[str, str]) -> None:
+    """Names and values in two columns."""
+    columns = {"": list(rows), " ": list(rows.values())}
+    st.table(columns, hide_index=True, hide_header=True, border="horizontal")
 
 
 def center_facts(center: Center, scores: Scores | None) -> None:
@@ -151,9 +157,7 @@ def local_facts(local: LocalCenters) -> None:
         t("local.quantile"): f"{settings.quantile:.0%}",
         t("local.metric"): label(f"metric.{settings.metric}"),
     }
-    st.table(
-        {"": list(rows), " ": list(rows.values())}, hide_index=True, hide_header=True, border="horizontal"
-    )
+    _table(rows)
     skipped = [str(name) for name in local.meta.get("skipped", ())]
     if skipped:
         st.caption(t("local.skipped", n=len(skipped), names=plain(", ".join(skipped[:10]))))
@@ -292,221 +296,3 @@ def job_end(job: Job | None) -> None:
         st.error(sentence(job.error), icon=":material/error:")
     elif job.state == CANCELLED and job.result is None:
         st.info(t("job.stopped"), icon=":material/stop_circle:")
-
-
-# --- results -----------------------------------------------------------------------------------------
-
-
-def verdict_badge(result: Result) -> None:
-    if result.anomalous:
-        st.badge(t("verdict.anomalous"), icon=":material/warning:", color="red")
-    else:
-        st.badge(t("verdict.normal"), icon=":material/check:", color="green")
-
-
-def score_text(result: Result, value: float) -> str:
-    """A score as its kind is written: C's distances are small numbers, a map's peak is a few units."""
-    return f"{value:.4f}" if result.method in ("fast", "article") else f"{value:.2f}"
-
-
-def score_line(result: Result, rival: Result | None) -> str:
-    parts = [
-        t(
-            "score.line",
-            score=score_text(result, result.score),
-            ratio=f"{result.score / max(result.threshold, 1e-9):.2f}",
-            threshold=score_text(result, result.threshold),
-        )
-    ]
-    if result.y is not None:
-        parts.append(t("seconds.ano_unet", n=f"{result.seconds:.2f}"))
-    if rival is not None:
-        parts.append(t("seconds.anogan", n=f"{rival.seconds:.2f}"))
-    return " · ".join(parts)
-
-
-def result_card(
-    picture: Picture,
-    result: Result,
-    rival: Result | None,
-    request: Request,
-    view: panels.View,
-    bundle: Bundle,
-    *,
-    pending: bool,
-    refining: bool = False,
-    number: int,
-) -> None:
-    """One picture: verdict and score, panels on one scale, the regions found, curves and downloads.
-
-    Args:
-        pending: AnoGAN's answer is on its way.
-        refining: so is Ano-Unet's own, with the steps that were asked for; this is the one before them.
-    """
-    with st.container(border=True, key=f"card_{number}"):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            verdict_badge(result)
-            st.markdown(f"**{plain(picture.name)}**", width="content")
-            if refining:
-                st.badge(t("refine.pending"), icon=":material/autorenew:", color="grey")
-        st.caption(score_line(result, rival) + (f" · {picture.note}" if picture.note else ""))
-        cells = panels.ano_unet_cells(picture.name, result, view)
-        if request.anogan is not None and (rival is not None or pending):
-            cells.append(panels.colour_bar(view, bundle, [r for r in (result, rival) if r is not None]))
-            if rival is not None:
-                cells += panels.anogan_cells(picture.name, rival, view)
-            else:
-                titles = (t("panel.generated"), t("panel.heat_anogan"), t("panel.overlay_anogan"))
-                cells += [panels.waiting(title, t("anogan.searching")) for title in titles]
-            st.html(panels.grid(cells))
-        else:
-            bar = panels.colour_bar(view, bundle, [result])
-            st.html(panels.grid(cells) + f'<div class="au-flat">{bar}</div>')
-        region_table(result, view, number)
-        with st.expander(t("card.more"), icon=":material/show_chart:"):
-            _loss_charts(result, rival, request, number)
-            _downloads(picture, result, view, number)
-
-
-def region_table(result: Result, view: panels.View, number: int) -> None:
-    """The regions that are outlined on the map, by their numbers."""
-    found = panels.shown_regions(result, view)
-    if view.threshold == "off":
-        return
-    if not found:
-        st.caption(t("regions.none", name=label(f"map.{view.name(result)}")))
-        return
-    st.markdown(t("regions.some", n=len(found), side=result.x.shape[-1]))
-    st.dataframe(
-        [
-            {
-                t("regions.number"): place,
-                t("regions.place"): f"{region.x:.0f}, {region.y:.0f}",
-                t("regions.box"): f"{region.width} × {region.height}",
-                t("regions.area"): region.area,
-                t("regions.score"): round(region.score, 2),
-            }
-            for place, region in enumerate(found, 1)
-        ],
-        hide_index=True,
-        column_config={t("regions.number"): st.column_config.NumberColumn(width=40)},
-        height="content" if len(found) <= 6 else 248,
-        width="stretch",
-        key=f"regions_{number}",
-    )
-
-
-def _loss_charts(result: Result, rival: Result | None, request: Request, number: int) -> None:
-    if len(next(iter(result.losses.values()), ())) < 2 and rival is None:
-        values = ", ".join(f"{label(name)} {line[-1]:.4f}" for name, line in result.losses.items())
-        st.caption(t("card.no_steps", values=values))
-        return
-    with st.container(horizontal=True):
-        if len(next(iter(result.losses.values()), ())) > 1:
-            with st.container(width=420):
-                st.markdown(t("card.ano_unet_losses", beta=f"{request.settings.beta:g}"))
-                figure = figures.losses(_thin(result.losses), request.settings.beta)
-                st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
-        if rival is not None:
-            with st.container(width=420):
-                st.markdown(t("card.anogan_losses", score=f"{rival.score:.1f}"))
-                steps = len(next(iter(rival.losses.values()))) - 1
-                lines = {label(name): line for name, line in _thin(rival.losses).items()}
-                figure = figures.curves(lines, steps, t("chart.step"))
-                st.plotly_chart(figure, key=f"search_{number}", config=figures.CONFIG, alt=t("alt.losses"))
-
-
-def _thin(losses: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {
-        name: list(line) if len(line) <= CURVE_POINTS else [*line[:: -(-len(line) // CURVE_POINTS)], line[-1]]
-        for name, line in losses.items()
-    }
-
-
-def _downloads(picture: Picture, result: Result, view: panels.View, number: int) -> None:
-    base, shown = panels.stem(picture.name), panels.Shown(picture.name, result)
-    files = (
-        (
-            t("download.overlay"),
-            "overlay.png",
-            lambda: png_bytes(panels.marked_overlay(result, view)),
-        ),
-        (t("download.normalised"), "normalised.png", lambda: png_bytes(to_pixels(result.y))),
-        (t("download.map"), "map.npy", lambda: panels.npy_bytes(panels.shown_map(result, view))),
-        (t("download.regions"), "regions.csv", lambda: panels.regions_csv([shown], view)),
-    )
-    with st.container(horizontal=True):
-        for name, ending, data in files:
-            st.download_button(
-                name,
-                data,
-                f"{base}_{ending}",
-                key=f"get_{ending}_{number}",
-                on_click="ignore",
-                icon=":material/download:",
-            )
-
-
-def left_out_sheet(entries: Sequence[tuple[Picture, Result]]) -> None:
-    """The pictures that the score calls normal: listed with their scores, not redrawn."""
-    if not entries:
-        return
-    st.markdown(t("gate.title", n=len(entries)))
-    first = entries[0][1]
-    st.caption(t("gate.why", threshold=score_text(first, first.threshold)))
-    cells = [
-        panels.figure(
-            picture.pixels,
-            picture.name,
-            t("gate.entry", score=score_text(result, result.score)),
-            t("alt.original", name=picture.name),
-        )
-        for picture, result in entries
-    ]
-    st.html(panels.grid(cells, "au-sheet"))
-
-
-def score_table(entries: Sequence[Entry], view: panels.View) -> None:
-    rows = [
-        {
-            t("table.image"): picture.name,
-            t("table.verdict"): t("verdict.anomalous") if result.anomalous else t("verdict.normal"),
-            t("table.score"): round(result.score, 5),
-            t("table.ratio"): round(result.score / max(result.threshold, 1e-9), 2),
-            t("table.regions"): len(panels.shown_regions(result, view)) if result.y is not None else None,
-            t("table.ano_unet"): round(result.seconds, 2) if result.y is not None else None,
-            t("table.anogan"): round(rival.seconds, 2) if rival is not None else None,
-        }
-        for picture, result, rival in ((e.picture, e.result, e.rival) for e in entries)
-    ]
-    st.dataframe(rows, hide_index=True, width="stretch")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of one picture of a request so far."""
-
-    picture: Picture
-    result: Result
-    rival: Result | None
-    refining: bool  # the result is the one before the refining steps that were asked for
-
-
-def gathered(request: Request) -> list[Entry]:
-    """What is known of a request so far; in `instant` mode what was answered at once until it is refined."""
-    cache, found = models.results(), []
-    for picture in request.pictures:
-        result, refining = find(cache, request, picture), False
-        if result is None and request.instant:
-            result, refining = find(cache, request.at_once, picture), True
-        if result is not None:
-            shown = request.anogan is not None and result.y is not None
-            rival = cache.get(request.rival(picture)) if shown else None
-            found.append(Entry(picture, result, rival, refining))
-    return found
-
-
-def set_label(name: str) -> str:
-    """What to call a data set: not by the path of a folder on the server."""
-    path = Path(name)
-    return t("data.own", name=path.parent.name) if path.parent != Path() else label(name)

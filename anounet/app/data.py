@@ -6,9 +6,10 @@ import contextlib
 
 import streamlit as st
 
-from anounet.app import models, panels, work
+from anounet.app import models, panels
 from anounet.app.inputs import accept_plain, clamp
 from anounet.app.texts import label, plain, t
+from anounet.app.work import centers
 from anounet.bundle import Bundle
 from anounet.datasets import DataError
 from anounet.images import ImageError
@@ -107,4 +108,4 @@ def choose_class(bundle: Bundle) -> tuple[DataChoice, int] | None:
         format_func=label,
         help=t("center.normal_help"),
     )
-    return work.center_choice(bundle.name, normal), counts[normal]
+    return centers.center_choice(bundle.name, normal), counts[normal]

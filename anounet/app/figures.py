@@ -33,6 +33,11 @@ def _styled(figure: go.Figure, height: int, x: str, y: str) -> go.Figure:
     return figure
 
 
+def _threshold_line(figure: go.Figure, x: float, text: str = "") -> None:
+    note = {"annotation_text": text, "annotation_position": "top"} if text else {}
+    figure.add_vline(x, line={"color": THRESHOLD, "width": 2, "dash": "dash"}, **note)
+
+
 def curves(
     values: Mapping[str, Sequence[float]], steps: int, x: str, height: int = 220, log: bool = False
 ) -> go.Figure:
@@ -85,12 +90,7 @@ def score_histogram(
     _styled(figure, 320, t("chart.score"), t("chart.images"))
     figure.update_layout(margin_t=56, legend_y=1.1)
     figure.update_xaxes(range=[low - size, high + size])
-    figure.add_vline(
-        x=threshold,
-        line={"color": THRESHOLD, "width": 2, "dash": "dash"},
-        annotation_text=t("chart.threshold", value=f"{threshold:.4f}"),
-        annotation_position="top",
-    )
+    _threshold_line(figure, threshold, t("chart.threshold", value=f"{threshold:.4f}"))
     return figure
 
 
@@ -121,7 +121,7 @@ def score_groups(
     figure.update_yaxes(
         tickvals=list(range(len(groups))), ticktext=[label(name) for name in groups], autorange="reversed"
     )
-    figure.add_vline(x=threshold, line={"color": THRESHOLD, "width": 2, "dash": "dash"})
+    _threshold_line(figure, threshold)
     return figure
 
 
@@ -141,12 +141,7 @@ def patch_histogram(percentiles: Sequence[float], tau: float) -> go.Figure:
     )
     _styled(figure, 280, t("chart.distance"), t("chart.share"))
     figure.update_layout(showlegend=False, bargap=0.05, margin_t=36)
-    figure.add_vline(
-        x=tau,
-        line={"color": THRESHOLD, "width": 2, "dash": "dash"},
-        annotation_text=t("chart.tau", value=f"{tau:.3f}"),
-        annotation_position="top",
-    )
+    _threshold_line(figure, tau, t("chart.tau", value=f"{tau:.3f}"))
     return figure
 
 

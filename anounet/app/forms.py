@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 
 import streamlit as st
 
 from anounet.anogan import AnoGANSettings
-from anounet.app import components, models, routing, work
+from anounet.app import components, models, routing
 from anounet.app.inputs import clamp
+from anounet.app.jobs import Job
 from anounet.app.texts import label, plain, t
+from anounet.app.work import answers, centers, training
 from anounet.bundle import SHIPPED, Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES
 from anounet.feature_net import WIDTHS
@@ -19,8 +21,21 @@ from anounet.metric_learning import ARTICLE, FNetSettings
 from anounet.prepare import DataChoice
 
 F_NET, CENTER, ANOGAN, OWN, INSTANT = "f_net", "center", "anogan", "own", "instant"  # kinds of jobs
-COUNT = 1000  # normal images that C is made from, unless there are fewer; see `prepare.read_normals`
 MAX_GAN_STEPS = 20_000
+
+
+def _start_button(kind: str, title: str, fault: str, *, key: str, icon: str) -> bool:
+    """Whether the start of a kind of job was clicked; a disabled one says why."""
+    busy = components.busy(kind)
+    why = t("train.busy") if busy else fault
+    return st.button(title, key=key, type="primary", icon=icon, disabled=bool(why), help=why or None)
+
+
+def _begin(key: str, kind: str, label: str, work: Callable[[Job], object], *bundles: str) -> None:
+    """Queues a job, makes it this session's own and draws the page again; see `JobManager.submit`."""
+    owner = components.owner()
+    components.remember(models.jobs().submit(key, kind, label, work, owner=owner, bundles=bundles))
+    st.rerun()
 
 
 def _use_article() -> None:
@@ -75,30 +90,21 @@ def train_f_net(choice: DataChoice | None) -> None:
     fault = t("data.fix_first") if choice is None else _start_fault(settings) if start is None else ""
     if not fault:
         try:
-            name = work.check_new_name(name)
+            name = centers.check_new_name(name)
         except ValueError as error:
             fault = plain(str(error))
     busy = components.busy(F_NET)
     if fault and not busy:
         st.warning(fault, icon=":material/info:")
-    if st.button(
-        t("train.go"),
-        key="train",
-        type="primary",
-        icon=":material/model_training:",
-        disabled=bool(fault) or busy,
-        help=t("train.busy") if busy else fault or None,
-    ):
+    if _start_button(F_NET, t("train.go"), fault, key="train", icon=":material/model_training:"):
         weights = (start.getvalue(), start.name) if start else (None, "")
-        job = models.jobs().submit(
+        _begin(
             f"f-net {name} {choice!r} {settings!r}",
             F_NET,
             t("train.job", name=name),
-            lambda j: work.train_f_net(j, name, choice, settings, *weights),
-            owner=components.owner(),
+            lambda job: training.train_f_net(job, name, choice, settings, *weights),
+            name,
         )
-        components.remember(job)
-        st.rerun()
 
 
 def _start_fault(settings: FNetSettings) -> str:
@@ -109,7 +115,7 @@ def _start_fault(settings: FNetSettings) -> str:
 
 
 def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
-    """Where to save, and the start; a disabled start says why.
+    """How many images, where to save, and the start; a disabled start says why.
 
     Args:
         available: images of the normal class.
@@ -120,10 +126,13 @@ def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
             n=f"{available:,}",
             normal=label(choice.normal),
             data=components.set_label(choice.data),
-            used=f"{min(COUNT, available):,}",
-            share=f"{HELD_BACK:.0%}",
         )
     )
+    key = f"center_count_{bundle.name}_{choice.normal}"
+    count = _choose_count(
+        min(available, DataChoice.count), None, key, t("center.count_help", share=f"{HELD_BACK:.0%}")
+    )
+    choice = replace(choice, count=count)
     same = bundle.name != SHIPPED and bundle.info.get("normal") == choice.normal
     suggested = bundle.name if same else models.free_name(choice.normal, choice.data, bundle_names())
     target = st.text_input(
@@ -132,70 +141,64 @@ def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
     busy, fault = components.busy(CENTER), ""
     try:
         if target != bundle.name or not same:
-            work.check_new_name(target)
+            centers.check_new_name(target)
         if available < MIN_IMAGES:
             fault = t("center.too_few", n=available, least=MIN_IMAGES)
     except ValueError as error:
         fault = plain(str(error))
     if fault and not busy:
         st.warning(fault, icon=":material/info:")
-    if st.button(
-        t("center.go"),
-        key="compute",
-        type="primary",
-        icon=":material/adjust:",
-        disabled=bool(fault) or busy,
-        help=t("train.busy") if busy else fault or None,
-    ):
+    if _start_button(CENTER, t("center.go"), fault, key="compute", icon=":material/adjust:"):
         source = bundle.name
-        job = models.jobs().submit(
+        _begin(
             f"center {source} {target} {choice!r}",
             CENTER,
             t("center.job", name=target),
-            lambda j: work.compute_center(j, source, target, choice),
-            owner=components.owner(),
+            lambda job: centers.compute_center(job, source, target, choice),
+            source,
+            target,
         )
-        components.remember(job)
-        st.rerun()
 
 
-def prepare_own(pictures: Sequence[work.Picture], size: int) -> None:
+def _choose_count(most: int, default: int | None, key: str, help: str) -> int:
+    """How many normal images to use, of `most`; all of them by default."""
+    most = max(MIN_IMAGES, most)
+    default = min(default or most, most)
+    count = st.number_input(t("center.count"), MIN_IMAGES, most, default, key=key, help=help)
+    return int(clamp(count, MIN_IMAGES, most, default))
+
+
+def prepare_own(pictures: Sequence[answers.Picture], size: int) -> None:
     """The new bundle's name and the start of its preparation; a disabled start says why."""
     taken = bundle_names()
     suggested = models.free_name("images", "my", taken)
     name = st.text_input(t("own.name"), suggested, key=f"own_name_{suggested}", help=t("name.help")).strip()
     busy, fault = components.busy(OWN), ""
+    full = len(centers.own_bundles()) >= centers.MAX_OWN
     try:
-        name = work.check_new_name(name)
+        name = centers.check_new_name(name)
         if SHIPPED not in taken:
             fault = t("own.no_general", name=SHIPPED)
+        elif full:
+            fault = t("own.full", n=centers.MAX_OWN)
         elif len(pictures) < MIN_IMAGES:
             fault = t("center.too_few", n=len(pictures), least=MIN_IMAGES) if pictures else t("own.nothing")
     except ValueError as error:
         fault = plain(str(error))
     before = components.current_job(OWN)
     ready = before is not None and before.result is not None and before.result.name == name
-    if fault and pictures and not busy and not ready:  # that the name is taken is no news then
+    if fault and (pictures or full) and not busy and not ready:  # that the name is taken is no news then
         st.warning(fault, icon=":material/info:")
-    if st.button(
-        t("own.go"),
-        key="prepare_own",
-        type="primary",
-        icon=":material/auto_awesome:",
-        disabled=bool(fault) or busy,
-        help=t("train.busy") if busy else fault or None,
-    ):
+    if _start_button(OWN, t("own.go"), fault, key="prepare_own", icon=":material/auto_awesome:"):
         images = tuple(pictures)
         known = " ".join(picture.key for picture in images)
-        job = models.jobs().submit(
+        _begin(
             f"own {name} {size} {known}",
             OWN,
             t("own.job", name=name),
-            lambda j: work.prepare_own(j, name, images, size),
-            owner=components.owner(),
+            lambda job: centers.prepare_own(job, name, images, size),
+            name,
         )
-        components.remember(job)
-        st.rerun()
 
 
 # --- instant mode ------------------------------------------------------------------------------------
@@ -233,11 +236,20 @@ def train_instant(bundle: Bundle) -> None:
     before = models.interrupted(bundle)
     fault, settings, go_on = "", None, False
     try:
-        settings = choose_instant(bundle.name, before[1] if before else InstantSettings())
-        go_on = before is not None and before[1] == settings
+        count = _choose_count(
+            bundle.local.count,
+            before.images if before else None,
+            f"instant_count_{bundle.name}",
+            t("instant.count_help"),
+        )
+        settings = choose_instant(bundle.name, before.settings if before else InstantSettings())
+        go_on = before is not None and (before.settings, before.images) == (
+            settings,
+            min(count, bundle.local.count),
+        )
         if bundle.size % 2 ** (settings.depth - 1):
             fault = t("instant.depth", side=bundle.size, depth=settings.depth)
-        choice = models.choice(bundle)
+        choice = replace(models.choice(bundle), count=count)
     except ValueError as error:
         fault = plain(str(error))
     if bundle.instant is not None and before is None:
@@ -246,34 +258,26 @@ def train_instant(bundle: Bundle) -> None:
         else:
             st.info(t("instant.there", name=bundle.name), icon=":material/check_circle:")
     elif before is not None and go_on:
-        st.info(t("instant.goes_on", step=before[0], total=before[1].steps), icon=":material/resume:")
+        st.info(t("instant.goes_on", step=before.step, total=settings.steps), icon=":material/resume:")
     elif before is not None:
-        st.info(t("instant.other", step=before[0]), icon=":material/restart_alt:")
+        st.info(t("instant.other", step=before.step), icon=":material/restart_alt:")
     busy = components.busy(INSTANT)
     if fault and not busy:
         st.info(fault, icon=":material/info:")
-    left = settings.steps - (before[0] if go_on else 0) if settings else 0
-    seconds = work.estimated_training(settings, bundle.size, left) if settings else 0
-    title = t("instant.continue", step=before[0]) if go_on else t("instant.go")
-    if st.button(
-        title + (f" ({t('instant.about', time=components.duration(seconds))})" if settings else ""),
-        key="train_instant",
-        type="primary",
-        icon=":material/bolt:",
-        disabled=bool(fault) or busy,
-        help=t("train.busy") if busy else fault or None,
-    ):
+    left = settings.steps - (before.step if go_on else 0) if settings else 0
+    seconds = training.estimated_training(settings, bundle.size, left) if settings else 0
+    title = t("instant.continue", step=before.step) if go_on else t("instant.go")
+    if settings:
+        title += f" ({t('instant.about', time=components.duration(seconds))})"
+    if _start_button(INSTANT, title, fault, key="train_instant", icon=":material/bolt:"):
         name = bundle.name
-        job = models.jobs().submit(
-            f"instant {name} {settings!r}",
+        _begin(
+            f"instant {name} {count} {settings!r}",
             INSTANT,
             t("instant.job", name=name),
-            lambda j: work.train_instant(j, name, choice, settings),
-            spec=None,
-            owner=components.owner(),
+            lambda job: training.train_instant(job, name, choice, settings),
+            name,
         )
-        components.remember(job)
-        st.rerun()
 
 
 def instant_job() -> None:
@@ -318,12 +322,10 @@ def train_rival(bundle: Bundle) -> None:
         if st.button(t("anogan.train"), key="train_anogan", icon=":material/model_training:"):
             settings = AnoGANSettings(steps=int(clamp(steps, 10, MAX_GAN_STEPS, default)))
             choice = models.choice(bundle)
-            job = models.jobs().submit(
+            _begin(
                 f"anogan {bundle.name} {settings!r}",
                 ANOGAN,
                 t("anogan.job", name=bundle.name),
-                lambda job: work.train_anogan(job, bundle.name, choice, settings),
-                owner=components.owner(),
+                lambda job: training.train_anogan(job, bundle.name, choice, settings),
+                bundle.name,
             )
-            components.remember(job)
-            st.rerun()

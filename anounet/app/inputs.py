@@ -9,16 +9,15 @@ import streamlit as st
 
 from anounet import ano_unet
 from anounet.anomaly_map import MAPS
-from anounet.app import models, panels, routing
+from anounet.app import models, panels, routing, uploads
 from anounet.app.texts import label, plain, t
-from anounet.app.work import Picture
+from anounet.app.work.answers import Picture
 from anounet.bundle import USUAL_MAP, Bundle
 from anounet.datasets import DataError
-from anounet.images import ImageError, content_hash, decode
+from anounet.images import content_hash
 
 MAX_PICTURES = 50
 PICTURE_BYTES = 32 * 2**20  # of results that the pictures of one request may fill
-ENDINGS = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
 DEFAULT_SAMPLE = "missing"
 BETA_TOP = 1000.0  # what the fields offer; the core allows more
 REFINE_TOP = 50  # refining steps
@@ -56,6 +55,31 @@ def accept_plain(key: str, options: Sequence[str], shown: Callable[[str], str]) 
     if key not in st.session_state and any(name in options and shown(name) != name for name in asked):
         st.query_params[key] = [shown(name) if name in options else name for name in asked]
         st.rerun()
+
+
+def choose_one(
+    caption: str,
+    key: str,
+    options: Sequence[str],
+    shown: Callable[[str], str],
+    *,
+    help: str | None = None,
+    hidden: bool = False,
+) -> str:
+    """One of some options, side by side, kept in the link; the first one by default."""
+    accept_plain(key, options, shown)
+    chosen = st.segmented_control(
+        caption,
+        list(options),
+        default=options[0],
+        required=True,
+        format_func=shown,
+        key=key,
+        bind="query-params",
+        help=help,
+        label_visibility="collapsed" if hidden else "visible",
+    )
+    return chosen if chosen in options else options[0]
 
 
 # --- settings of Ano-Unet ----------------------------------------------------------------------------
@@ -147,18 +171,7 @@ def _choose_center(bundle: Bundle) -> str:
     kinds = [kind for kind, part in (("global", bundle.center), ("local", bundle.local)) if part is not None]
     if len(kinds) == 1:
         return kinds[0]
-    accept_plain("c", kinds, center_label)
-    kind = st.segmented_control(
-        t("settings.center"),
-        kinds,
-        default=kinds[0],
-        required=True,
-        format_func=center_label,
-        key="c",
-        bind="query-params",
-        help=t("settings.center_help"),
-    )
-    return kind if kind in kinds else kinds[0]
+    return choose_one(t("settings.center"), "c", kinds, center_label, help=t("settings.center_help"))
 
 
 def center_label(kind: str) -> str:
@@ -184,7 +197,6 @@ def choose_view(bundle: Bundle, settings: ano_unet.Settings) -> panels.View:
     if state.get("_map_of", settings.method) != settings.method or state.get("map", usual) not in names:
         state["map"] = usual  # each mode has the map that was chosen for it
     state["_map_of"] = settings.method
-    accept_plain("level", panels.THRESHOLDS, threshold_label)
     with st.container(horizontal=True, vertical_alignment="bottom", key="view"):
         name = st.selectbox(
             t("view.map"),
@@ -196,22 +208,15 @@ def choose_view(bundle: Bundle, settings: ano_unet.Settings) -> panels.View:
             help=t("view.map_help"),
             width=290,
         )
-        threshold = st.segmented_control(
-            t("view.threshold"),
-            list(panels.THRESHOLDS),
-            default=panels.THRESHOLDS[0],
-            required=True,
-            format_func=threshold_label,
-            key="level",
-            bind="query-params",
-            help=t("view.threshold_help"),
+        threshold = choose_one(
+            t("view.threshold"), "level", panels.THRESHOLDS, threshold_label, help=t("view.threshold_help")
         )
         name = name if name in names else usual
         sigma, grey = _residual_view() if name == "residual" else (None, False)
     absolute = panels.TOP * max(bundle.scale(m, "residual") for m in (settings.method, "anogan"))
     return panels.View(
         map=name,
-        threshold=threshold if threshold in panels.THRESHOLDS else panels.THRESHOLDS[0],
+        threshold=threshold,
         sigma=sigma,
         grey=absolute if grey else 0.0,
     )
@@ -230,17 +235,7 @@ def _residual_view() -> tuple[float | None, bool]:
         width=150,
     )
     units = {"normal": t("view.unit_normal"), "grey": t("view.unit_grey")}
-    accept_plain("unit", list(units), units.__getitem__)
-    unit = st.segmented_control(
-        t("view.unit"),
-        list(units),
-        default="normal",
-        required=True,
-        format_func=units.__getitem__,
-        key="unit",
-        bind="query-params",
-        help=t("view.unit_help"),
-    )
+    unit = choose_one(t("view.unit"), "unit", list(units), units.__getitem__, help=t("view.unit_help"))
     return (float(sigma) if sigma in sigmas[1:] else None), unit == "grey"
 
 
@@ -267,16 +262,7 @@ def most_pictures(size: int) -> int:
 def choose_pictures(bundle: Bundle, restored: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:
     """Samples or uploads; `restored` are the uploads of a job that the link names, shown after a refresh."""
     sources = {"samples": t("images.samples"), "upload": t("images.upload")}
-    accept_plain("source", list(sources), sources.__getitem__)
-    source = st.segmented_control(
-        t("images.source"),
-        list(sources),
-        default="samples",
-        required=True,
-        format_func=sources.__getitem__,
-        key="source",
-        bind="query-params",
-    )
+    source = choose_one(t("images.source"), "source", list(sources), sources.__getitem__)
     return uploaded(bundle.size, restored) if source == "upload" else picked_samples(bundle)
 
 
@@ -330,54 +316,16 @@ def _next_page() -> None:
 
 
 def uploaded(size: int, restored: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:
-    """Uploads, decoded and shrunk at once: only pixels and their hash are kept, the files are let go."""
-    state = st.session_state
-    if "_uploads" not in state:
-        state["_uploads"] = {p.key: p for p in restored if len(p.pixels) == size}
-    kept: dict[str, Picture] = state["_uploads"]
-    faults: list[str] = state.setdefault("_upload_faults", [])
-    if state.get("_upload_size", size) != size and kept:
-        kept.clear()
-        faults[:] = [t("images.other_size", size=size)]
-    state["_upload_size"] = size
-    number = state.setdefault("_upload_number", 0)
-    files = st.file_uploader(
-        t("images.drop"), ENDINGS, accept_multiple_files=True, key=f"upload_{number}", help=t("images.limits")
+    """Uploads so far, or those of a job that the link names."""
+    handed_in = uploads.collect(
+        "",
+        size,
+        most_pictures(size),
+        caption=t("images.drop"),
+        help=t("images.limits"),
+        restored=restored,
     )
-    if files:
-        faults.clear()
-        for file in files:
-            _take(file.name, file.getvalue, kept, faults, size)
-        state["_upload_number"] = number + 1
-        st.rerun()
-    for fault in faults:
+    for fault in handed_in.faults:
         st.warning(plain(fault), icon=":material/broken_image:")
-    if kept:
-        cells = [panels.figure(p.pixels, "", alt=t("alt.original", name=p.name)) for p in kept.values()]
-        st.html(panels.grid(cells, "au-small"))
-        st.button(
-            t("images.remove", n=len(kept)), key="remove", icon=":material/delete:", on_click=_forget_uploads
-        )
-    return tuple(kept.values())
-
-
-def _take(
-    name: str, read: Callable[[], bytes], kept: dict[str, Picture], faults: list[str], size: int
-) -> None:
-    if len(kept) >= most_pictures(size):
-        faults.append(t("images.too_many", name=name, n=most_pictures(size)))
-        return
-    try:
-        image = decode(read(), name, size)
-    except ImageError as error:
-        faults.append(str(error))
-        return
-    known = content_hash(image.pixels)
-    if known in kept:
-        faults.append(t("images.twice", name=name, other=kept[known].name))
-        return
-    kept[known] = Picture(name, known, image.pixels, image.note)
-
-
-def _forget_uploads() -> None:
-    st.session_state["_uploads"], st.session_state["_upload_faults"] = {}, []
+    uploads.show(handed_in, "")
+    return handed_in.pictures

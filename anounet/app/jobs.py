@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -65,13 +65,23 @@ class Job:
         kind: which page it belongs to.
         label: what to call it, for people.
         spec: what a page needs to show it again after a refresh; read only.
+        bundles: names of those whose files it reads or writes.
         result: what the work handed back.
         error: why it failed, None if it did not.
         faults: name → sentence, for parts that failed while the rest went on.
     """
 
-    def __init__(self, key: str, kind: str, label: str, work: Callable[[Job], Any], spec: Any = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        kind: str,
+        label: str,
+        work: Callable[[Job], Any],
+        spec: Any = None,
+        bundles: Iterable[str] = (),
+    ) -> None:
         self.id, self.kind, self.label, self.spec = job_id(key), kind, label, spec
+        self.bundles = frozenset(bundles)
         self.result: Any = None
         self.error: BaseException | None = None
         self.faults: dict[str, str] = {}
@@ -218,17 +228,19 @@ class JobManager:
         *,
         spec: Any = None,
         owner: str = "",
+        bundles: Iterable[str] = (),
     ) -> Job:
         """Queues work; while work of the same key is queued or running, that job is given back instead.
 
         Args:
             key: names the input: the same key is the same work.
             owner: a session; `release` cancels a job that no owner wants any more.
+            bundles: those whose files it reads or writes; see `unless_used`.
         """
         with self._wake:
             job = self._jobs.get(job_id(key))
             if job is None or not job.active or job.cancelled:
-                job = Job(key, kind, label, work, spec)
+                job = Job(key, kind, label, work, spec, bundles)
                 self._jobs.pop(job.id, None)
                 self._jobs[job.id] = job
                 self._queue.append(job)
@@ -263,6 +275,17 @@ class JobManager:
             job.owners.discard(owner)
             if not job.owners and job.active:
                 job.cancel()
+
+    def unless_used(self, bundle: str, change: Callable[[], None]) -> bool:
+        """Changes a bundle's files, unless a job that is queued or running needs them; says whether it did.
+
+        No job is taken on meanwhile, so `change` must be quick.
+        """
+        with self._wake:
+            if any(job.active and bundle in job.bundles for job in self._jobs.values()):
+                return False
+            change()
+            return True
 
     def ahead_of(self, job: Job) -> list[Job]:
         """The jobs that come before it, the running one first."""

@@ -14,26 +14,17 @@ import streamlit as st
 import torch
 
 from anounet import ano_unet
-from anounet.app import work
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
-from anounet.bundle import (
-    PARTS,
-    SHIPPED,
-    Bundle,
-    bundle_folder,
-    default_device,
-    load_bundle,
-    read_info,
-    visualize_many,
-)
+from anounet.app.work import training
+from anounet.bundle import PARTS, SHIPPED, Bundle, bundle_folder, default_device, load_bundle, read_info
 from anounet.center import split_held_back
 from anounet.datasets import ImageSet, available, choose, open_set
 from anounet.images import to_pixels, to_tensor
-from anounet.instant import InstantSettings
 from anounet.local_centers import LocalCenters, patches
 from anounet.prepare import CHECKPOINT, DataChoice, Scores, choice_of, normal_images, score_split
 from anounet.storage import WeightsError, load_weights
+from anounet.visualization import visualize_many
 
 SCORED = 60  # test images scored a group, for the histogram on the page C
 
@@ -250,7 +241,7 @@ def held_back_distances(name: str, version: str, count: int = 6) -> list[tuple[n
     """
     opened, _ = bundle(name)
     local, chosen = opened.require_local(), choice(opened)
-    images, indices = normal_images(chosen, local.meta.get("limit", 1000))
+    images, indices = normal_images(chosen, local.meta.get("limit", DataChoice.count))
     left_out = set(local.meta.get("skipped", ()))
     indices = [i for i in indices if images.items[i].name not in left_out]
     _, held = split_held_back(
@@ -262,8 +253,8 @@ def held_back_distances(name: str, version: str, count: int = 6) -> list[tuple[n
     return [(to_pixels(image), distances) for image, distances in zip(x, d, strict=True)]
 
 
-def interrupted(opened: Bundle) -> tuple[int, InstantSettings] | None:
-    """Where a training of the bundle's instant U-Net that was cut off would go on, and its settings."""
+def interrupted(opened: Bundle) -> training.Interrupted | None:
+    """The training of the bundle's instant U-Net that was cut off, if there is one."""
     path = opened.folder / CHECKPOINT
     if opened.local is None or not path.is_file():
         return None
@@ -271,8 +262,8 @@ def interrupted(opened: Bundle) -> tuple[int, InstantSettings] | None:
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _interrupted(name: str, centers: str, changed: int) -> tuple[int, InstantSettings] | None:
-    return work.interrupted(name, centers)
+def _interrupted(name: str, centers: str, changed: int) -> training.Interrupted | None:
+    return training.interrupted(name, centers)
 
 
 # --- data sets ---------------------------------------------------------------------------------------
@@ -306,6 +297,12 @@ def class_counts(name: str) -> dict[str, int]:
 def thumbnails(name: str, class_name: str, size: int = 64, count: int = 1) -> list[np.ndarray]:
     images = image_set(name, "train")
     return [images.pixels(i, size) for i in choose(images.where(class_name, defective=False), count)]
+
+
+def forget_data() -> None:
+    """Lets go of what is known of data sets: one of them is no longer there, or has changed."""
+    for kept in (image_set, class_counts, thumbnails, samples):
+        kept.clear()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from anounet.bundle import Result
+from anounet.visualization import Result
 
 MAX_BYTES = 64 * 2**20  # of tensors; 140 results at 96 px
 

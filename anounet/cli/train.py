@@ -62,6 +62,7 @@ def add_commands(commands: Any) -> None:
         "prepare", help="make a bundle of normal images: centres, thresholds, and the U-Net of instant mode"
     )
     _add_data(everything, need=True)
+    _add_count(everything, "normal images that C and the instant U-Net are made from at most")
     everything.add_argument("--name", required=True, metavar="NAME", help="the bundle's name")
     everything.add_argument(
         "--steps",
@@ -103,6 +104,7 @@ def add_commands(commands: Any) -> None:
     center = commands.add_parser("center", help="compute both kinds of C, and thresholds, for a bundle's F")
     add_bundle(center, None)
     _add_data(center, need=False)
+    _add_count(center, "normal images that both kinds of C are computed from at most")
     center.set_defaults(run=run_center)
 
     instant = commands.add_parser(
@@ -110,6 +112,7 @@ def add_commands(commands: Any) -> None:
     )
     add_bundle(instant, None)
     _add_data(instant, need=False)
+    _add_count(instant, "images to train on at most, of those that the local centres were made from")
     add_settings(instant, InstantSettings, _INSTANT)
     instant.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
     instant.set_defaults(run=run_instant)
@@ -176,6 +179,12 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
         default=None,
         metavar="N",
         help=f"side in pixels, a multiple of 16: 96, 128, 192, 256, … (default: {usual_size})",
+    )
+
+
+def _add_count(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--count", type=int, default=None, metavar="N", help=f"{text} (default: {DataChoice.count})"
     )
 
 
@@ -333,7 +342,7 @@ def run_instant(given: argparse.Namespace) -> int:
         yield from prepare.make_instant(given.bundle, choice, settings, device, resume=not given.fresh)
         yield Stage("scales", 0, 1, {})
         bundle = load_bundle(given.bundle, device)
-        normals = prepare.held_back_normals(choice, INSTANT_NORMALS, bundle.center)
+        normals = prepare.held_back_normals(choice, INSTANT_NORMALS, bundle.local)
         levels = prepare.measure_levels(bundle, normals, {"instant": INSTANT_NORMALS})
         save_part(given.bundle, scales=levels.scales, limits=levels.limits)
         yield Stage("scales", 1, 1, {})

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import COLORMAPS, MAPS, colorize, draw_contours, overlay
-from anounet.bundle import USUAL_MAP, Bundle, Result, drain, load_bundle, visualize_anogan, visualize_many
+from anounet.bundle import USUAL_MAP, Bundle, load_bundle
 from anounet.cli.common import (
     Progress,
     add_bundle,
@@ -33,6 +33,7 @@ from anounet.cli.common import (
     table,
 )
 from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
+from anounet.visualization import Result, drain, visualize_anogan, visualize_many
 
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
 SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
@@ -206,7 +207,7 @@ class _Run:
                 row |= _row(result)
                 found = self._write(path, image, result)
             else:
-                row["error"] = str(result)
+                row["error"] = _named(result, path)
             if not self.with_anogan:
                 yield row, found
                 continue
@@ -359,6 +360,11 @@ def _row(result: Result) -> dict[str, Any]:
         "L_C": last.get("L_C", ""),
         "seconds": _number(result.seconds),
     }
+
+
+def _named(error: Exception, path: Path) -> str:
+    """The error's sentence with the file that it is about, where it does not say so itself."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def _number(value: float) -> float:

@@ -1,0 +1,108 @@
+"""Files to take away: maps, pictures, scores and regions of what a page shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from anounet.app import panels
+from anounet.images import png_bytes, to_pixels
+from anounet.visualization import Result
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows of one picture, to be written into files."""
+
+    name: str
+    result: Result
+    rival: Result | None = None
+
+
+def npy_bytes(values: Tensor) -> bytes:
+    """A map as float32 (H, W), in its own unit."""
+    buffer = io.BytesIO()
+    np.save(buffer, values.numpy().astype(np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def zip_bytes(everything: Sequence[Shown], view: panels.View) -> bytes:
+    """Every picture's files in a folder of its own, scores.csv and regions.csv."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("scores.csv", scores_csv(everything, view))
+        archive.writestr("regions.csv", regions_csv(everything, view))
+        for number, shown in enumerate(everything, 1):
+            if shown.result.y is None:
+                continue
+            folder = f"{number:03d}_{stem(shown.name)}"
+            for method, result in (("ano-unet", shown.result), ("anogan", shown.rival)):
+                if result is not None:
+                    base, name = f"{folder}/{method}", view.name(result)
+                    archive.writestr(f"{base}_normalised.png", png_bytes(to_pixels(result.y)))
+                    archive.writestr(f"{base}_overlay.png", png_bytes(panels.marked_overlay(result, view)))
+                    archive.writestr(f"{base}_map.npy", npy_bytes(panels.raw_map(result)))
+                    if name != "residual":
+                        archive.writestr(f"{base}_map_{name}.npy", npy_bytes(result.maps[name]))
+    return buffer.getvalue()
+
+
+def scores_csv(everything: Sequence[Shown], view: panels.View) -> str:
+    """A line an image: its score and verdict, and what the shown map reaches."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    numbers = ("map_max", "map_scale", "map_limit", "regions", "seconds")
+    writer.writerow(["image", "method", "score", "threshold", "verdict", "map", *numbers])
+    for shown in everything:
+        result = shown.result
+        there, name = result.y is not None, view.name(result)
+        writer.writerow(
+            [
+                _cell(shown.name),
+                result.method,
+                f"{result.score:.6f}",
+                f"{result.threshold:.6f}",
+                result.verdict,
+                name if there else "",
+                f"{float(panels.shown_map(result, view).max()):.6f}" if there else "",
+                f"{result.scales[name]:.6f}" if there else "",
+                f"{result.limits[name]:.6f}" if there else "",
+                len(panels.shown_regions(result, view)) if there else "",
+                f"{result.seconds:.3f}",
+            ]
+        )
+    return buffer.getvalue()
+
+
+def regions_csv(everything: Sequence[Shown], view: panels.View) -> str:
+    """A line a region: place and size in pixels of the resized image, score in units of the threshold."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    numbers = ("x", "y", "left", "top", "width", "height", "area", "score")
+    writer.writerow(["image", "method", "map", "threshold", "region", *numbers])
+    for shown in everything:
+        for result in (shown.result, shown.rival):
+            if result is None:
+                continue
+            for number, r in enumerate(panels.shown_regions(result, view), 1):
+                place = [f"{r.x:.2f}", f"{r.y:.2f}", r.left, r.top, r.width, r.height, r.area]
+                named = [_cell(shown.name), result.method, view.name(result), f"{view.level(result):.6f}"]
+                writer.writerow([*named, number, *place, f"{r.score:.4f}"])
+    return buffer.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def stem(name: str) -> str:
+    """A file name's stem, safe in any file system."""
+    kept = [c if c.isalnum() or c in "-_" else "_" for c in name.rsplit("/", 1)[-1].rsplit(".", 1)[0]]
+    return "".join(kept)[:60] or "image"

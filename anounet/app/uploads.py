@@ -1,0 +1,140 @@
+"""Images that a visitor hands in, as files or in ZIPs: decoded and shrunk at once, and the files let go."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from anounet.app import panels
+from anounet.app.texts import t
+from anounet.app.work.answers import Picture
+from anounet.datasets import DataError
+from anounet.datasets.files import Files
+from anounet.images import ImageError, content_hash, decode
+
+ENDINGS = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
+
+
+@dataclass
+class Uploads:
+    """What a session has handed in for one purpose.
+
+    Attributes:
+        size: side that images are brought to, in pixels.
+        most: how many are kept.
+        kept: hash of the pixels → image.
+        faults: a sentence for each file that was left out.
+    """
+
+    size: int
+    most: int
+    kept: dict[str, Picture] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(self.kept.values())
+
+    def take(self, name: str, data: bytes) -> None:
+        """Keeps one image, or says why not."""
+        if len(self.kept) >= self.most:
+            self.faults.append(t("images.too_many", name=name, n=self.most))
+            return
+        try:
+            image = decode(data, name, self.size)
+        except ImageError as error:
+            self.faults.append(str(error))
+            return
+        known = content_hash(image.pixels)
+        if known in self.kept:
+            self.faults.append(t("images.twice", name=name, other=self.kept[known].name))
+        else:
+            self.kept[known] = Picture(name, known, image.pixels, image.note)
+
+    def take_zip(self, name: str, data: bytes) -> None:
+        """Keeps the images of a ZIP, whatever folders they lie in; it is unpacked nowhere."""
+        handle, path = tempfile.mkstemp(suffix=".zip")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            files = Files(path)
+            if not files.images:
+                self.faults.append(t("uploads.empty_zip", name=name))
+            for number, inside in enumerate(files.images):
+                if len(self.kept) >= self.most:
+                    left = len(files.images) - number
+                    self.faults.append(t("uploads.zip_full", name=name, n=left, most=self.most))
+                    break
+                try:
+                    content = files.read(inside)
+                except ImageError:
+                    self.faults.append(t("uploads.bad_entry", name=name, inside=inside))
+                else:
+                    self.take(inside, content)
+        except (DataError, zipfile.BadZipFile):
+            self.faults.append(t("uploads.bad_zip", name=name))
+        finally:
+            os.unlink(path)
+
+    def forget(self) -> None:
+        self.kept.clear()
+        self.faults.clear()
+
+
+def collect(
+    prefix: str,
+    size: int,
+    most: int,
+    *,
+    caption: str,
+    help: str,
+    zips: bool = False,
+    restored: tuple[Picture, ...] = (),
+) -> Uploads:
+    """Draws the field for files, and gives what was handed in so far; another size starts anew.
+
+    Args:
+        prefix: of the keys in the session.
+        size: side that images are brought to, in pixels.
+        most: how many are kept.
+        zips: take ZIPs of images, too.
+        restored: what a new session begins with, as far as it is of this size.
+    """
+    state, key, count = st.session_state, f"_{prefix}uploads", f"_{prefix}upload_number"
+    if key not in state:
+        state[key] = Uploads(size, most, {p.key: p for p in restored if len(p.pixels) == size})
+    if state[key].size != size:
+        faults = [t("images.other_size", size=size)] if state[key].kept else []
+        state[key] = Uploads(size, most, faults=faults)
+    uploads: Uploads = state[key]
+    number = state.setdefault(count, 0)
+    endings = [*ENDINGS, "zip"] if zips else ENDINGS
+    field_key = f"{prefix}upload_{number}"  # a new field after each go, so that it is empty
+    files = st.file_uploader(caption, endings, accept_multiple_files=True, key=field_key, help=help)
+    if files:
+        uploads.faults.clear()
+        with st.spinner(t("uploads.reading")):
+            for file in files:
+                take = uploads.take_zip if zips and file.name.lower().endswith(".zip") else uploads.take
+                take(file.name, file.getvalue())
+        state[count] = number + 1
+        st.rerun()
+    return uploads
+
+
+def show(uploads: Uploads, prefix: str, most: int | None = None) -> None:
+    """Small pictures of what was handed in, `most` of them, and a button that lets go of all."""
+    if not uploads.kept:
+        return
+    cells = [panels.figure(p.pixels, "", alt=t("alt.original", name=p.name)) for p in uploads.pictures[:most]]
+    st.html(panels.grid(cells, "au-small"))
+    st.button(
+        t("images.remove", n=len(uploads.kept)),
+        key=f"{prefix}remove",
+        icon=":material/delete:",
+        on_click=uploads.forget,
+    )

@@ -1,0 +1,197 @@
+"""What is computed for pictures: Ano-Unet's answer and AnoGAN's, each kept when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from anounet import ano_unet
+from anounet.anogan import SearchSettings
+from anounet.app.jobs import Job
+from anounet.app.results import ResultCache, result_key
+from anounet.app.texts import t
+from anounet.bundle import Bundle
+from anounet.images import to_pixels, to_tensor
+from anounet.optimize import DivergedError, Step
+from anounet.visualization import Result, drain, visualize, visualize_anogan, visualize_many
+
+GAN_BATCH = 8  # images whose latent codes are searched for at once
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to visualise."""
+
+    name: str
+    key: str  # hash of its content
+    pixels: np.ndarray  # (size, size, 3) uint8
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a visualisation job is for; enough to show it again after a refresh."""
+
+    bundle: str
+    version: str
+    pictures: tuple[Picture, ...]
+    settings: ano_unet.Settings
+    gate: bool
+    anogan: SearchSettings | None
+
+    @property
+    def _images(self) -> str:
+        return " ".join(picture.key for picture in self.pictures)
+
+    @property
+    def key(self) -> str:
+        return f"visualise {self.version} {self._images} {self.settings!r} {self.gate}"
+
+    @property
+    def rival_key(self) -> str:
+        """AnoGAN's search is work of its own: nothing that Ano-Unet is asked for begins it anew."""
+        return f"compare {self.version} {self._images} {self.anogan!r}"
+
+    @property
+    def at_once(self) -> Request:
+        """The same without refining steps: what `instant` mode answers before they are done."""
+        return replace(self, settings=replace(self.settings, steps=0))
+
+    @property
+    def instant(self) -> bool:
+        return self.settings.mode == "instant"
+
+    def full(self, picture: Picture) -> str:
+        return result_key(picture.key, self.version, "ano-unet", self.settings)
+
+    def left_out(self, picture: Picture) -> str:
+        return result_key(picture.key, self.version, "score", None)
+
+    def rival(self, picture: Picture) -> str:
+        return result_key(picture.key, self.version, "anogan", self.anogan)
+
+
+def find(cache: ResultCache, request: Request, picture: Picture) -> Result | None:
+    """The kept result of one picture; without an image where the gate leaves the picture out."""
+    result = cache.get(request.full(picture))
+    if result is not None:
+        if request.gate and not result.anomalous:
+            return replace(result, y=None, anomaly_map=None, losses={})
+        return result
+    return cache.get(request.left_out(picture)) if request.gate else None
+
+
+def redraw(
+    cache: ResultCache,
+    bundle: Bundle,
+    request: Request,
+    picture: Picture,
+    on_step: Callable[[Step], None] | None = None,
+) -> Result:
+    """Ano-Unet's result for one picture: the kept one, else a new one, computed once for all who ask."""
+    kept = find(cache, request, picture)
+    if kept is not None:
+        return kept
+    x = to_tensor(picture.pixels)[0]
+
+    def make() -> Result:
+        every = 5 if request.settings.mode == "article" else max(1, request.settings.steps // 10)
+        stream = visualize(x, bundle, request.settings, gate=request.gate, snapshot_every=every)
+        return drain(stream, on_step)
+
+    if not request.gate:
+        return cache.compute(request.full(picture), make)
+    result = make()
+    cache.put(request.left_out(picture) if result.y is None else request.full(picture), result)
+    return result
+
+
+def answer_at_once(cache: ResultCache, bundle: Bundle, request: Request) -> None:
+    """`instant` mode for all pictures that have no result yet, in a pass or a few: no job, no queue.
+
+    Raises:
+        WeightsError: the bundle lacks a part.
+    """
+    request = request.at_once
+    pending = [p for p in request.pictures if find(cache, request, p) is None]
+    images = (to_tensor(picture.pixels)[0] for picture in pending)
+    for picture, result in zip(pending, visualize_many(images, bundle, request.settings), strict=True):
+        if isinstance(result, Result):
+            cache.put(request.full(picture), result)
+
+
+def missing(cache: ResultCache, request: Request) -> bool:
+    """Whether any of Ano-Unet's results has still to be computed."""
+    return any(find(cache, request, picture) is None for picture in request.pictures)
+
+
+def visualise(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> None:
+    """Ano-Unet for every picture; each is kept when it is done."""
+    count, steps = len(request.pictures), request.settings.steps
+    job.stage(t("job.refining") if request.instant else t("job.ano_unet"), count * (steps + 1))
+    for number, picture in enumerate(request.pictures):
+        job.check()
+        job.new_curves()
+
+        def on_step(step: Step, number: int = number, original: np.ndarray = picture.pixels) -> None:
+            picture_now = None if step.image is None else (original, to_pixels(step.image[0]))
+            values = {name: float(value[0]) for name, value in step.losses.items()}
+            job.advance(number * (steps + 1) + step.index, values=values, samples=picture_now)
+            job.check()
+
+        try:
+            redraw(cache, bundle, request, picture, on_step)
+        except DivergedError as error:
+            job.faults[picture.name] = str(error)
+        job.advance((number + 1) * (steps + 1), samples=())
+        job.milestone()
+
+
+def unsearched(cache: ResultCache, request: Request) -> tuple[Picture, ...]:
+    """The pictures that AnoGAN has still to answer: not those that the gate leaves out."""
+    if request.anogan is None:
+        return ()
+    return tuple(
+        picture
+        for picture in request.pictures
+        if cache.get(request.rival(picture)) is None
+        and ((result := find(cache, request, picture)) is None or result.y is not None)
+    )
+
+
+def compare(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> None:
+    """AnoGAN for the pictures that it has not answered yet, some at a time; each is kept when it is done."""
+    chosen = unsearched(cache, request)
+    for start in range(0, len(chosen), GAN_BATCH):
+        batch = chosen[start : start + GAN_BATCH]
+        job.stage(t("job.anogan"), request.anogan.steps)
+        x = to_tensor([picture.pixels for picture in batch])
+
+        def on_search(step: Step) -> None:
+            job.advance(step.index)
+            job.check()
+
+        try:
+            found = drain(visualize_anogan(x, bundle, request.anogan), on_search)
+        except DivergedError as error:
+            job.faults["AnoGAN"] = str(error)
+            continue
+        for picture, result in zip(batch, found, strict=True):
+            cache.put(request.rival(picture), result)
+        job.milestone()
+
+
+def estimated_seconds(request: Request, cuda: bool | None = None) -> float:
+    """A rough time for a request in article mode, so that nobody starts an hour's work by accident."""
+    cuda = torch.cuda.is_available() if cuda is None else cuda
+    a_step = 0.01 if cuda else 0.25
+    return len(request.pictures) * request.settings.steps * a_step
+
+
+def estimated_search(count: int, cuda: bool | None = None) -> float:
+    """A rough time for AnoGAN's search for so many pictures, in seconds."""
+    cuda = torch.cuda.is_available() if cuda is None else cuda
+    return -(-count // GAN_BATCH) * (5.0 if cuda else 25.0) if count > 2 else 15.0

@@ -1,0 +1,211 @@
+"""What is trained for a bundle: the f-Net, the U-Net of `instant` mode, AnoGAN."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anounet import ano_unet
+from anounet.anogan import AnoGANSettings
+from anounet.app.jobs import Job, closing_stream
+from anounet.app.texts import t
+from anounet.app.work.centers import MADE_BY, check_new_name, measure
+from anounet.bundle import (
+    PARTS,
+    SHIPPED,
+    bundle_folder,
+    default_device,
+    load_bundle,
+    read_info,
+    save_part,
+)
+from anounet.images import to_pixels
+from anounet.instant import InstantSettings
+from anounet.metric_learning import FNetSettings
+from anounet.pasting import PasteSettings, paste
+from anounet.prepare import (
+    CHECKPOINT,
+    DataChoice,
+    describe,
+    f_net_data,
+    make_anogan,
+    make_f_net,
+    make_instant,
+    normal_images,
+)
+from anounet.storage import WeightsError, load_checkpoint
+
+PASTED = 3  # examples shown while the instant U-Net learns
+
+
+# --- f-Net -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FNetOutcome:
+    """What a training left behind."""
+
+    name: str  # the bundle
+    epochs: int  # that were kept
+    steps: int
+    stopped: bool
+    accuracy: float  # of the last batches
+    curves: dict[str, tuple[float, ...]]
+
+
+def train_f_net(
+    job: Job, name: str, choice: DataChoice, settings: FNetSettings, start: bytes | None, start_name: str = ""
+) -> FNetOutcome | None:
+    """Trains F and saves it at the end of every epoch, so that a stop keeps the last one."""
+    check_new_name(name)
+    job.stage(t("job.reading"))
+    data = f_net_data(choice)
+    job.check()
+    job.stage(t("job.starting_weights"))
+    path = None
+    if start is not None:
+        handle, path = tempfile.mkstemp(suffix=Path(start_name).suffix or ".pth")
+        with os.fdopen(handle, "wb") as file:
+            file.write(start)
+    kept, step, accuracy = 0, None, 0.0
+    try:
+        stream = make_f_net(data, settings, path, default_device())
+        with closing_stream(stream):
+            for step, facts in stream:
+                if step.step == 1:
+                    job.stage(t("job.training_f_net"), step.total)
+                job.advance(step.step, step.total, step.metrics)
+                accuracy = (
+                    step.metrics["accuracy"]
+                    if step.step == 1
+                    else (0.9 * accuracy + 0.1 * step.metrics["accuracy"])
+                )
+                if step.model is not None:
+                    described = describe(choice, command=MADE_BY)
+                    save_part(name, f_net=step.model, meta=facts, **described)
+                    kept += 1
+                    job.milestone()
+                if job.cancelled:
+                    break
+    finally:
+        if path is not None:
+            os.unlink(path)
+    if not kept:
+        job.check()
+        return None
+    stopped = step is not None and step.step < step.total
+    return FNetOutcome(name, kept, step.step, stopped, accuracy, dict(job.progress.curves))
+
+
+# --- instant -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InstantOutcome:
+    """What a training of the instant U-Net left behind."""
+
+    name: str
+    steps: int  # that are in the saved net
+    total: int
+    curves: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A training of the instant U-Net that was cut off and can go on."""
+
+    step: int  # that it goes on from
+    images: int  # that it learns from
+    settings: InstantSettings
+
+
+def interrupted(name: str, centers: str) -> Interrupted | None:
+    """The training that was cut off; None if there is none.
+
+    Args:
+        centers: the fingerprint of the bundle's local centres; a training with others can't go on.
+    """
+    kept = load_checkpoint(bundle_folder(name) / CHECKPOINT)
+    try:
+        if kept is None or kept["mark"]["centers"] != centers:
+            return None
+        step, images = int(kept["checkpoint"]["step"]), int(kept["mark"]["images"])
+        return Interrupted(step, images, InstantSettings(**kept["plan"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def train_instant(job: Job, name: str, choice: DataChoice, settings: InstantSettings) -> InstantOutcome:
+    """Trains the instant U-Net and measures its maps; a stop keeps what every 50th step saved."""
+    job.stage(t("job.reading"))
+    if name == SHIPPED and PARTS["instant"] in read_info(name)["files"]:
+        raise WeightsError(t("instant.shipped"))
+    device, pasted, saved, step = default_device(), _pasted(choice), 0, 0
+    stream = make_instant(name, choice, settings, device)
+    with closing_stream(stream):
+        for stage in stream:
+            if step == 0:
+                job.stage(t("job.training_instant"), stage.total, first=stage.done - 1)
+            step, samples = stage.done, None
+            if stage.samples is not None:  # at these steps the net was saved, too
+                saved, samples = step, _examples(name, pasted, device)
+            job.advance(step, stage.total, _main_losses(stage.metrics), samples)
+            if job.cancelled:
+                break
+    if not saved:
+        job.check()
+    curves = dict(job.progress.curves)
+    job.milestone()
+    measure(job, name, choice, ("instant",))
+    return InstantOutcome(name, saved, settings.steps, curves)
+
+
+def _pasted(choice: DataChoice) -> Tensor:
+    """The same few normal images with foreign patches, to watch the net learn: (n, 3, size, size)."""
+    images, indices = normal_images(choice, 2 * PASTED)
+    normal = images.readable(indices, choice.size)[0].float() / 255
+    half = max(1, len(normal) // 2)
+    every = replace(PasteSettings(), share=1.0, thin=0.0, radius=(8.0, 24.0), opacity=(0.8, 1.0))
+    return paste(normal[:half], normal[-half:], torch.Generator().manual_seed(0), every)[0]
+
+
+def _examples(name: str, pasted: Tensor, device: torch.device) -> tuple[np.ndarray, ...]:
+    """Pasted images, and then what the net makes of each of them now."""
+    bundle = load_bundle(name, device)
+    drawn = ano_unet.redraw(pasted, bundle.f_net, bundle.require_local(), bundle.require_instant()).y
+    return tuple(to_pixels(image) for image in (*pasted, *drawn))
+
+
+def _main_losses(metrics: dict[str, float]) -> dict[str, float]:
+    """Of the parts of L those that say most, so that their charts stay readable."""
+    return {name: metrics[name] for name in ("L", "repair") if name in metrics}
+
+
+def estimated_training(settings: InstantSettings, size: int, steps: int, cuda: bool | None = None) -> float:
+    """A rough time for so many steps of a training of the instant U-Net, in seconds."""
+    cuda = torch.cuda.is_available() if cuda is None else cuda
+    return steps * (0.03 if cuda else 0.7) * settings.batch / 16 * (size / 96) ** 2
+
+
+# --- AnoGAN ------------------------------------------------------------------------------------------
+
+
+def train_anogan(job: Job, name: str, choice: DataChoice, settings: AnoGANSettings) -> str:
+    """Trains AnoGAN for a bundle and measures the levels of its maps; a stop keeps nothing."""
+    job.stage(t("job.reading"))
+    stream = make_anogan(name, choice, settings, default_device())
+    with closing_stream(stream):
+        for stage in stream:
+            if stage.done == 1:
+                job.stage(t("job.training_anogan"), stage.total)
+            samples = None if stage.samples is None else tuple(to_pixels(x) for x in stage.samples[:8])
+            job.advance(stage.done, stage.total, stage.metrics, samples)
+            job.check()
+    measure(job, name, choice, ("anogan",))
+    return name
