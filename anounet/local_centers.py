@@ -123,6 +123,8 @@ class LocalCenters:
         return fingerprint({"means": self.means.cpu(), "spreads": self.spreads.cpu()})
 
     def to(self, device: torch.device | str) -> LocalCenters:
+        if self.means.device == torch.device(device):
+            return self
         moved = {name: getattr(self, name).to(device) for name in ("means", "spreads", "weights")}
         return LocalCenters(**(vars_of(self) | moved))
 
