@@ -48,18 +48,21 @@ def paste(
     Returns:
         The images with patches (B, 3, H, W), and how much of each pixel is foreign (B, 1, H, W); in [0, 1].
     """
-    pasted, cover = images, torch.zeros_like(images[:, :1])
+    pasted, cover = images.clone(), torch.zeros_like(images[:, :1])
     chosen = _uniform(generator, len(images)) < settings.share
-    count = torch.randint(1, settings.most + 1, (len(images),), generator=generator)
+    count = torch.randint(1, settings.most + 1, (len(images),), generator=generator) * chosen
     for number in range(settings.most):
-        shape = _shapes(images, generator, settings)
-        active = (chosen & (count > number)).to(images).view(-1, 1, 1, 1)
-        opacity = _between(generator, len(images), *settings.opacity).to(images).view(-1, 1, 1, 1)
-        weight = shape * active * opacity
-        filling = _fillings(pasted, others, references, generator)
-        pasted = torch.lerp(pasted, filling, weight)
-        cover = torch.maximum(cover, shape * active)
-    return pasted.clamp(0, 1), cover
+        rows = torch.nonzero(count > number).flatten()
+        if not len(rows):
+            break
+        ground = pasted[rows]
+        shape = _shapes(ground, generator, settings)
+        opacity = _between(generator, len(rows), *settings.opacity).to(images).view(-1, 1, 1, 1)
+        given = None if references is None else references[rows]
+        filling = _fillings(ground, others[rows], given, generator)
+        pasted[rows] = torch.lerp(ground, filling, shape * opacity).clamp(0, 1)
+        cover[rows] = torch.maximum(cover[rows], shape)
+    return pasted, cover
 
 
 def _shapes(images: Tensor, generator: torch.Generator, settings: PasteSettings) -> Tensor:
@@ -99,28 +102,45 @@ def _shapes(images: Tensor, generator: torch.Generator, settings: PasteSettings)
 
 
 def _fillings(
-    pasted: Tensor, others: Tensor, references: Tensor | None, generator: torch.Generator
+    ground: Tensor, others: Tensor, references: Tensor | None, generator: torch.Generator
 ) -> Tensor:
     """What each image's patch is filled with: (B, 3, H, W)."""
-    batch, _, height, width = pasted.shape
-    kinds = torch.randint(6 if references is not None else 5, (batch,), generator=generator)
-    turned = _turned(others, generator)
-    local = pasted.mean(dim=(2, 3), keepdim=True)
+    kinds = torch.randint(len(FILLINGS) - (references is None), (len(ground),), generator=generator)
+    filled = torch.empty_like(ground)
+    for kind in kinds.unique().tolist():
+        rows = torch.nonzero(kinds == kind).flatten()
+        filled[rows] = _filling(FILLINGS[kind], ground[rows], others[rows], references, rows, generator)
+    return filled.clamp(0, 1)
+
+
+def _filling(
+    kind: str,
+    ground: Tensor,
+    others: Tensor,
+    references: Tensor | None,
+    rows: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    batch, _, height, width = ground.shape
+    if kind == "other":
+        return _turned(others, generator)
+    if kind == "reference" and references is not None:
+        return _turned(references[rows], generator)
+    if kind == "blurred":
+        side = max(3, height // 12) // 2 * 2 + 1
+        return functional.avg_pool2d(ground, side, 1, side // 2, count_include_pad=False)
     grey = (_uniform(generator, batch) < 0.6).view(-1, 1, 1, 1)
     colour = torch.rand(batch, 3, 1, 1, generator=generator)
-    colour = torch.where(grey, colour.mean(dim=1, keepdim=True), colour).to(pasted)
-    sign = torch.where(_uniform(generator, batch) < 0.5, -1.0, 1.0).view(-1, 1, 1, 1).to(pasted)
-    offset = sign * _between(generator, batch, 0.08, 0.5).view(-1, 1, 1, 1).to(pasted)
-    flat = torch.where(grey.to(pasted.device), local + offset, colour).expand_as(pasted)
-    rough = colour + 0.35 * noise(generator, batch, 3, height, width).to(pasted)
-    side = max(3, height // 12) // 2 * 2 + 1
-    blurred = functional.avg_pool2d(pasted, side, 1, side // 2, count_include_pad=False)
-    gain = _between(generator, batch, 0.5, 1.5).view(-1, 1, 1, 1).to(pasted)
-    tinted = (pasted - local) * gain + local + 0.6 * offset * (0.5 + colour)
-    fillings = [turned, flat, rough, blurred, tinted]
-    if references is not None:
-        fillings.append(_turned(references, generator))
-    return torch.stack(fillings)[kinds, torch.arange(batch)].clamp(0, 1)
+    colour = torch.where(grey, colour.mean(dim=1, keepdim=True), colour).to(ground)
+    if kind == "noise":
+        return colour + 0.35 * noise(generator, batch, 3, height, width).to(ground)
+    local = ground.mean(dim=(2, 3), keepdim=True)
+    sign = torch.where(_uniform(generator, batch) < 0.5, -1.0, 1.0).view(-1, 1, 1, 1).to(ground)
+    offset = sign * _between(generator, batch, 0.08, 0.5).view(-1, 1, 1, 1).to(ground)
+    if kind == "flat":
+        return torch.where(grey.to(ground.device), local + offset, colour).expand_as(ground)
+    gain = _between(generator, batch, 0.5, 1.5).view(-1, 1, 1, 1).to(ground)
+    return (ground - local) * gain + local + 0.6 * offset * (0.5 + colour)
 
 
 def _turned(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -52,13 +52,13 @@ PATCHES: dict[str, dict[str, Any]] = {
 }
 INSTANT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as shipped": ({}, {}),
-    "λ_keep 3": ({"keep": 3.0}, {}),
-    "β_in 20, τ' at 75 %": ({"beta_foreign": 20.0, "margin": 0.75}, {}),
-    "without λ_features": ({"features": 0.0}, {}),
+    "F's window not shifted": ({"shift": 0}, {}),
+    "λ_keep 6": ({"keep": 6.0}, {}),
     "without L_C (β = β_in = 0)": ({"beta": 0.0, "beta_foreign": 0.0}, {}),
+    "without λ_features and λ_image": ({"features": 0.0, "image": 0.0}, {}),
+    "τ' at 75 %": ({"margin": 0.75}, {}),
     "more and thinner patches": ({}, {"thin": 0.6, "share": 0.8}),
     "width 24": ({"width": 24}, {}),
-    "depth 5": ({"depth": 5}, {}),
 }
 
 
@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--f-net", nargs="*", default=[], type=Path, metavar="FILE", help="other backbones too"
     )
     parser.add_argument("--only", nargs="+", default=None, metavar="ROW", help="some of the rows")
-    parser.add_argument("--steps", type=int, default=400, metavar="N", help="of instant's trainings")
+    parser.add_argument("--steps", type=int, default=600, metavar="N", help="of instant's trainings")
+    parser.add_argument(
+        "--judge", type=Path, metavar="FILE", help="instant: judged by this backbone too, of another width"
+    )
     given = parser.parse_args(arguments)
     if given.part == "patches":
         print(table(_patches(given)))
@@ -100,11 +103,13 @@ def _read(data: str, class_name: str) -> tuple[Tensor, Tensor, np.ndarray]:
 
 def _nets(given: argparse.Namespace) -> dict[str, FeatureNet]:
     nets = {f"F of {SHIPPED}": load_bundle(SHIPPED, "cpu", only_f_net=True).f_net}
-    for path in given.f_net:
-        state = load_state_file(path)
-        width = 1.0 if state["0.0.weight"].shape[0] == 32 and state["18.0.weight"].shape[1] == 320 else 0.5
-        nets[path.stem] = FeatureNet(state, BackboneSettings(width=width), path)
-    return nets
+    return nets | {path.stem: _net(path) for path in given.f_net}
+
+
+def _net(path: Path) -> FeatureNet:
+    state = load_state_file(path)
+    width = 1.0 if state["0.0.weight"].shape[0] == 32 and state["18.0.weight"].shape[1] == 320 else 0.5
+    return FeatureNet(state, BackboneSettings(width=width), path)
 
 
 def _centers(f_net: FeatureNet, pixels: Tensor, settings: PatchSettings) -> LocalCenters:
@@ -132,7 +137,7 @@ def _figures(maps: Tensor, masks: np.ndarray) -> np.ndarray:
     )
 
 
-def _line(data: str, name: str, figures: list[np.ndarray], **more: str) -> dict[str, Any]:
+def _line(data: str, name: str, figures: list[np.ndarray], **more: str | None) -> dict[str, Any]:
     mean = np.mean(figures, axis=0)
     columns = ("pixel AUROC", "pixel AP", "AUPRO", "image AUROC")
     shown = {column: f"{value:.3f}" for column, value in zip(columns, mean, strict=True)}
@@ -166,12 +171,14 @@ def _instant(given: argparse.Namespace) -> list[dict[str, Any]]:
     for data in given.data:
         read = [_read(*pair) for pair in _classes(data)]
         local = [_centers(f_net, pixels, PatchSettings()) for pixels, _, _ in read]
+        judge = _net(given.judge) if given.judge else None
+        judges = [_centers(judge, pixels, PatchSettings()) for pixels, _, _ in read if judge]
         for name, (changes, pasting) in INSTANT.items():
             if given.only and name not in given.only:
                 continue
             settings = InstantSettings(**{"steps": given.steps, **changes})
-            figures, within, outside, start = [], [], [], time.perf_counter()
-            for (pixels, x, masks), centers in zip(read, local, strict=True):
+            figures, within, judged, outside, start = [], [], [], [], time.perf_counter()
+            for number, ((pixels, x, masks), centers) in enumerate(zip(read, local, strict=True)):
                 fit, _ = split_held_back(len(pixels))
                 steps = train_instant(
                     pixels[torch.from_numpy(fit)], f_net, centers, settings, PasteSettings(**pasting)
@@ -185,9 +192,13 @@ def _instant(given: argparse.Namespace) -> list[dict[str, Any]]:
                 defective = functional.adaptive_avg_pool2d(truth, evidence.after.shape[-2:])[:, 0] >= 0.5
                 far = functional.max_pool2d(truth, 9, 1, 4)[:, 0] == 0
                 within.append(float((evidence.after[defective] < centers.tau).float().mean()))
+                if judge:
+                    d = _distance(judge, judges[number], evidence.y)
+                    judged.append(float((d[defective] < judges[number].tau).float().mean()))
                 outside.append(float((x - evidence.y).abs().mean(dim=1)[far].mean()))
             more = {
                 "defective patches within τ": f"{np.mean(within):.2f}",
+                "by the other backbone": f"{np.mean(judged):.2f}" if judged else None,
                 "abs(x − y) outside": f"{np.mean(outside):.4f}",
                 "s": f"{(time.perf_counter() - start) / len(read):.0f}",
             }

@@ -78,7 +78,6 @@ def main(arguments: list[str] | None = None) -> int:
     classes = given.normal or list(data.classes)
     data.check_classes(classes)
     rows, repairs, costs = _before(given.resume)
-    done = {pair for per in rows.values() for pair in per}
 
     def keep() -> None:
         if given.json:
@@ -94,9 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="anounet-quality-") as scratch:
         for class_name in classes:
             for seed in given.seeds:
-                if (class_name, seed) in done:
-                    continue
                 first = seed == given.seeds[0]
+                if all((class_name, seed) in rows.get(name, {}) for name in _wanted(given, first)):
+                    continue
                 for name, measured in _class(given, class_name, seed, first, Path(scratch), repairs):
                     rows.setdefault(name, {})[class_name, seed] = measured
                     figures = "  ".join(f"{key} {value:.3f}" for key, value in measured.items())
@@ -143,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fit", type=int, default=400, metavar="N", help="normal images at most (default: 400)")
     add("--images", type=int, default=None, metavar="N", help="test images of each kind at most")
     add("--article-images", type=int, default=3, metavar="N", help="good and defective each (default: 3)")
-    add("--refine", type=int, default=10, metavar="N", help="refining steps of that row (default: 10)")
+    add("--refine", nargs="+", type=int, default=[10], metavar="N", help="refining steps, a row each (10)")
     add("--steps", type=int, default=InstantSettings.steps, metavar="N", help="training of the instant U-Net")
     add("--anogan-steps", type=int, default=1500, metavar="N", help="training of AnoGAN")
     add("--judge", type=Path, default=None, metavar="FILE", help="MobileNetV2 features of another width")
@@ -173,7 +172,7 @@ def _class(
     repairs: dict[tuple[str, int], dict[str, float]],
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Makes all that is needed for a class, and yields (row, its figures)."""
-    methods = given.methods or [m for m in METHODS if m not in ("article", "anogan")]
+    methods = _methods(given)
     train = open_set(given.data, "train")
     indices = choose(train.where(class_name, defective=False), given.fit, seed)
     pixels = train.tensor(indices, given.size)
@@ -195,27 +194,27 @@ def _class(
             maps, scores, _ = _ours("article", bundle, x[few], given)
             part = masks[few] if masks is not None else None
             yield (
-                f"article ({len(few)} images)",
+                _row(method, given),
                 _figures(maps.numpy(), scores.numpy(), part, labels[few]),
             )
         elif method == "anogan":
             if bundle.anogan is not None:
-                yield "AnoGAN, 500 steps", figures(_anogan(bundle, x))
+                yield _row(method, given), figures(_anogan(bundle, x))
         elif method == "trivial":
             maps = smooth((x - (pixels.float() / 255).mean(dim=0)).abs().mean(dim=1), _sigma(given.size))
-            yield "abs(x − mean image)", figures((maps, maps.amax(dim=(1, 2)), None))
+            yield _row(method, given), figures((maps, maps.amax(dim=(1, 2)), None))
         else:
             results = list(visualize_many(x, bundle, _settings(method, bundle, given)))
             maps = torch.stack([r.anomaly_map for r in results])
             scores = torch.tensor([r.score for r in results])
             yield _row(method, given), figures((maps, scores, None))
-            if method in ("instant", "refined") and masks is not None:
+            if method.startswith(("instant", "refined")) and masks is not None:
                 y = torch.stack([r.y for r in results])
                 measured = _repair(given, bundle, pixels, x, y, masks, seed)
                 if method == "instant":
                     repairs[class_name, seed] = measured
                 else:
-                    repairs[class_name, seed] |= {f"{key}, refined": v for key, v in measured.items()}
+                    repairs[class_name, seed] |= {f"{key}, {method}": v for key, v in measured.items()}
             if method == "instant" and given.maps:
                 for name in MAPS:
                     maps = torch.stack([r.maps[name] for r in results])
@@ -256,7 +255,7 @@ def _bundle(given: argparse.Namespace, pixels: Tensor, seed: int, methods: list[
         center = progress.center
     fit, _ = split_held_back(len(pixels), seed=seed)
     instant = None
-    if {"instant", "refined"} & set(methods):
+    if any(method.startswith(("instant", "refined")) for method in methods):
         settings = InstantSettings(steps=given.steps, seed=seed)
         for step in train_instant(pixels[torch.from_numpy(fit)], f_net, local, settings):
             instant = step.model
@@ -277,8 +276,8 @@ def _bundle(given: argparse.Namespace, pixels: Tensor, seed: int, methods: list[
 
 
 def _settings(method: str, bundle: Bundle, given: argparse.Namespace) -> Any:
-    if method == "refined":
-        return bundle.settings("instant", steps=given.refine)
+    if method.startswith("refined"):
+        return bundle.settings("instant", steps=int(method.split()[1]))
     return bundle.settings(method)
 
 
@@ -371,14 +370,13 @@ def _distances(f_net: FeatureNet, local: LocalCenters, images: Tensor) -> Tensor
 
 
 def _costs(given: argparse.Namespace, scratch: Path) -> dict[str, dict[str, float]]:
-    methods = given.methods or [m for m in METHODS if m not in ("article", "anogan")]
     names = []
-    for method in methods:
+    for method in _methods(given):
         names += list(NEAREST) if method == "nearest" else [] if method == "trivial" else [method]
     costs = {}
     for name in names:
         command = [sys.executable, "-m", "anounet", "bench", "quality", "--one", name]
-        command += ["--data", str(scratch / "first.pt"), "--refine", str(given.refine)]
+        command += ["--data", str(scratch / "first.pt")]
         paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -392,8 +390,7 @@ def _timed(given: argparse.Namespace) -> dict[str, float]:
     # Written by this very program a moment ago, into a folder of its own.
     kept = torch.load(given.data, weights_only=False)
     bundle, pixels, x = kept["bundle"], kept["pixels"], kept["x"]
-    count = {"article": 1, "fast": 8, "refined": 16, "anogan": 16}.get(given.one, len(x))
-    x = x[:count] if given.one in ("article", "fast", "refined", "anogan") else x
+    x = x[: {"article": 1, "fast": 8, "refined": 16, "anogan": 16}.get(given.one.split()[0], len(x))]
 
     if given.one in NEAREST:
         kind, size = NEAREST[given.one]
@@ -424,12 +421,28 @@ def _timed(given: argparse.Namespace) -> dict[str, float]:
 # --- the table ---------------------------------------------------------------------------------------
 
 
+def _methods(given: argparse.Namespace) -> list[str]:
+    """What to measure: "refined" once for each number of steps, as "refined N"."""
+    chosen = given.methods or [m for m in METHODS if m not in ("article", "anogan")]
+    each = [[f"refined {n}" for n in given.refine] if m == "refined" else [m] for m in chosen]
+    return [method for methods in each for method in methods]
+
+
 def _row(method: str, given: argparse.Namespace) -> str:
+    if method.startswith("refined"):
+        return f"instant + {method.split()[1]} refining steps"
     return {
-        "refined": f"instant + {given.refine} refining steps",
         "anogan": "AnoGAN, 500 steps",
         "article": f"article ({2 * given.article_images} images)",
+        "trivial": "abs(x − mean image)",
     }.get(method, method)
+
+
+def _wanted(given: argparse.Namespace, first: bool) -> list[str]:
+    """The rows that a class and a seed have."""
+    methods = [m for m in _methods(given) if m != "anogan" or first]
+    rows = [list(NEAREST) if m == "nearest" else [_row(m, given)] for m in methods]
+    return [name for names in rows for name in names]
 
 
 def report(
