@@ -52,7 +52,8 @@ PATCHES: dict[str, dict[str, Any]] = {
 }
 INSTANT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as shipped": ({}, {}),
-    "F's window not shifted": ({"shift": 0}, {}),
+    "400 steps": ({"steps": 400}, {}),
+    "batch 8": ({"batch": 8}, {}),
     "λ_keep 6": ({"keep": 6.0}, {}),
     "without L_C (β = β_in = 0)": ({"beta": 0.0, "beta_foreign": 0.0}, {}),
     "without λ_features and λ_image": ({"features": 0.0, "image": 0.0}, {}),
@@ -72,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--f-net", nargs="*", default=[], type=Path, metavar="FILE", help="other backbones too"
     )
     parser.add_argument("--only", nargs="+", default=None, metavar="ROW", help="some of the rows")
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="of instant's trainings")
+    parser.add_argument(
+        "--steps", type=int, default=InstantSettings.steps, metavar="N", help="of instant's trainings"
+    )
     parser.add_argument(
         "--judge", type=Path, metavar="FILE", help="instant: judged by this backbone too, of another width"
     )
