@@ -48,7 +48,7 @@ from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
 from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
-from anounet.metric_learning import FNetSettings, train_f_net
+from anounet.metric_learning import OBJECTIVES, FNetSettings, train_f_net
 from anounet.metrics import image_auroc
 from anounet.storage import WeightsError, load_checkpoint, load_weights, provenance, save_checkpoint
 from anounet.training import TrainingStep
@@ -86,6 +86,7 @@ class FNetData:
     images: Tensor  # (N, 3, size, size) uint8
     labels: Tensor  # (N,) int64
     classes: tuple[str, ...]
+    normal: int | None  # the normal class's label; None where no image of it was drawn
     facts: dict[str, Any]
 
 
@@ -116,7 +117,7 @@ def f_net_data(choice: DataChoice) -> FNetData:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([numbers[name] for name in names])
     facts = asdict(choice) | {"images": len(pixels), "classes": classes, "data_sha256": _hash(pixels)}
-    return FNetData(pixels, labels, classes, facts)
+    return FNetData(pixels, labels, classes, numbers.get(f"{main.name}/{choice.normal}"), facts)
 
 
 def normal_images(choice: DataChoice, count: int | None) -> tuple[ImageSet, list[int]]:
@@ -133,8 +134,13 @@ def make_f_net(
     backbone, source = starting_backbone(
         start, BackboneSettings(width=settings.width, alpha=settings.alpha), _shipped_f_net()
     )
-    trained = data.facts | {"starting_weights": source, "method": "L2-softmax", "settings": asdict(settings)}
-    for step in train_f_net(backbone, data.images, data.labels, settings, device):
+    settings = settings.resolved()
+    trained = data.facts | {
+        "starting_weights": source,
+        "method": OBJECTIVES[settings.objective],
+        "settings": asdict(settings),
+    }
+    for step in train_f_net(backbone, data.images, data.labels, settings, device, normal=data.normal):
         facts = (
             {} if step.model is None else provenance(**trained, steps=step.step, metrics=dict(step.metrics))
         )

@@ -1,4 +1,4 @@
-"""f-Net: choose the data, then load an f-Net or train one by L2-softmax."""
+"""f-Net: choose the data, then load an f-Net or train one."""
 
 import streamlit as st
 

@@ -234,6 +234,27 @@ def test_an_f_net_is_trained_and_saved_under_its_name(weights: Path, no_download
     assert at.query_params["job"] == job_of(at, "f_net").id
 
 
+def test_an_f_net_can_be_trained_by_doc(weights: Path, no_download: None) -> None:
+    at = prepared_training(1, "drawn")
+    assert "the normal one among them" in words(at) and at.number_input(key="rate").value == 1e-4
+    at.segmented_control(key="objective").set_value("doc")
+    sound(at.run())
+    assert "normal images are drawn together" in words(at) and at.number_input(key="rate").value == 5e-5
+    at.number_input(key="limit").set_value(60)
+    sound(at.run())
+    at.button(key="train").click()
+    sound(at.run())
+    settled(at, "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    facts = load_weights(load_bundle("drawn").folder / "f_net.pt", "f_net")[1]
+    assert facts["method"] == "DOC" and facts["settings"]["objective"] == "doc"
+    others = at.multiselect(key="exclude_textures_streaks").options
+    at.multiselect(key="exclude_textures_streaks").set_value(others[1:])
+    sound(at.run())
+    assert "two classes or more apart beside the normal one" in words(at)
+    assert at.button(key="train").disabled
+
+
 def test_stopping_a_training_keeps_the_last_epoch(weights: Path, no_download: None) -> None:
     at = prepared_training(200, "stopped")
     at.button(key="train").click()

@@ -615,6 +615,17 @@ def test_how_many_blocks_of_f_stay_frozen_can_be_chosen(run, start: Path) -> Non
         assert torch.allclose(state[name], stated[name], rtol=1e-3, atol=1e-6) is (frozen == 14)
 
 
+def test_f_can_be_trained_by_doc(run, start: Path) -> None:
+    words = [*DATA, *F_NET, "--start", start, "--objective", "doc", "--compactness", 2]
+    assert run("train-fnet", "--name", "drawn", *words)[0] == 0
+    facts = load_weights(load_bundle("drawn", "cpu").folder / "f_net.pt", "f_net")[1]
+    assert facts["method"] == "DOC" and facts["settings"]["compactness"] == 2.0
+    assert facts["settings"]["learning_rate"] == 5e-5 and "compactness" in facts["metrics"]
+    words = [*words, "--train-fnet", "--no-instant"]
+    assert run("prepare", "--name", "prepared", *words)[0] == 0
+    assert load_weights(load_bundle("prepared", "cpu").folder / "f_net.pt", "f_net")[1]["method"] == "DOC"
+
+
 def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
     status, shown, _ = run(
         "train-unet", "--bundle", "tiny", "--start", "trained", "--steps", 2, "--batch", 4, "--json"
@@ -638,6 +649,8 @@ def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
         (["prepare", "--name", "n", "--data", "textures"], "'textures' has 10 classes: name the normal one"),
         (["prepare", "--name", "n", *DATA, "--epochs", "2"], "--epochs is about an F of its own"),
         (["prepare", "--name", "n", *DATA, "--frozen-blocks", "0"], "--frozen-blocks is about an F"),
+        (["prepare", "--name", "n", *DATA, "--objective", "doc"], "--objective is about an F of its own"),
+        (["train-fnet", "--name", "n", *DATA, "--objective", "svdd"], "no objective 'svdd' for F: choose"),
         (["prepare", "--name", "n", *DATA, "--steps", "0"], "The instant U-Net's number of steps must lie"),
         (["train-instant", "--bundle", "tiny", "--depth", "9"], "The instant U-Net's depth must lie"),
         (["train-instant", "--bundle", "tiny", "--size", "64"], "works at 32 px and not at 64"),

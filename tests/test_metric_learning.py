@@ -10,12 +10,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from anounet import prepare
+from anounet import metric_learning, prepare
 from anounet.feature_net import FeatureNet
-from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, train_f_net
+from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, compactness, train_f_net
 from anounet.training import TrainingError, shuffled_batches, steps_in_all
 
 QUICK = FNetSettings(width=0.5, epochs=8, batch=12, learning_rate=3e-3)
+DOC = FNetSettings(width=0.5, epochs=8, batch=8, learning_rate=0.1, objective="doc", compactness=50.0)
 
 
 def two_classes(count: int = 12) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def test_the_first_blocks_stay_bit_for_bit_as_they_start(frozen: int) -> None:
 
 
 def test_the_article_freezes_no_block() -> None:
-    assert ARTICLE.frozen_blocks == 0 and FNetSettings().frozen_blocks == 14
+    assert ARTICLE.resolved().frozen_blocks == 0 and FNetSettings().resolved().frozen_blocks == 14
 
 
 def test_the_same_seed_gives_the_same_net() -> None:
@@ -148,6 +149,110 @@ def test_a_choice_that_cannot_be_is_refused() -> None:
 
 def test_settings() -> None:
     assert (ARTICLE.width, ARTICLE.alpha, ARTICLE.epochs, ARTICLE.batch) == (0.5, 5.0, 30, 128)
-    for wrong in ({"epochs": 0}, {"batch": 1}, {"learning_rate": float("nan")}, {"frozen_blocks": 19}):
+    assert ARTICLE.resolved().learning_rate == FNetSettings().resolved().learning_rate == 1e-4
+    assert FNetSettings(objective="doc").resolved().learning_rate == 5e-5
+    assert FNetSettings(objective="doc", learning_rate=1e-3).resolved().learning_rate == 1e-3
+    with pytest.raises(ValueError, match="no objective 'triplet' for F: choose l2-softmax or doc"):
+        FNetSettings(objective="triplet")
+    for wrong in (
+        {"compactness": -1.0},
+        {"epochs": 0},
+        {"batch": 1},
+        {"learning_rate": float("nan")},
+        {"frozen_blocks": 19},
+    ):
         with pytest.raises(ValueError, match="must lie between"):
             FNetSettings(**wrong)
+
+
+# --- DOC ---------------------------------------------------------------------------------------------
+
+
+def three_classes(count: int = 12) -> tuple[Tensor, Tensor]:
+    """Reddish, greenish and bluish noise; the greenish one, 1, is the normal class."""
+    noise = torch.randint(0, 120, (3 * count, 3, 32, 32), generator=tiny.generator(), dtype=torch.uint8)
+    for channel in range(3):
+        noise[channel * count : (channel + 1) * count, channel] += 120
+    return noise, torch.arange(3 * count) // count
+
+
+def test_compactness_is_the_papers_double_loop() -> None:
+    x = torch.randn(5, 7, generator=tiny.generator(), dtype=torch.float64)
+    total = 0.0
+    for i in range(5):
+        others = sum(x[j] for j in range(5) if j != i) / 4
+        total += float((x[i] - others) @ (x[i] - others))
+    assert float(compactness(x)) == pytest.approx(total / (5 * 7), rel=1e-12)
+    assert compactness(x[:1].expand(4, 7)) == pytest.approx(0.0, abs=1e-30)
+    assert torch.autograd.gradcheck(compactness, x.requires_grad_())
+
+
+def test_compactness_has_the_bound_that_it_states() -> None:
+    x = torch.zeros(2, 1280)
+    x[0, 0], x[1, 0] = 5.0, -5.0
+    assert float(compactness(x)) == pytest.approx(4 * 25 / 1280)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_compactness_needs_two_features(count: int) -> None:
+    with pytest.raises(ValueError, match=f"two or more, not {count}"):
+        compactness(torch.zeros(count, 8))
+
+
+def test_doc_draws_the_normal_class_together_and_tells_the_others_apart() -> None:
+    images, labels = three_classes()
+    spread = {}
+    for weight in (0.0, 50.0):
+        steps = list(train_f_net(tiny.backbone(), images, labels, replace(DOC, compactness=weight), normal=1))
+        assert steps[0].metrics.keys() == {"loss", "accuracy", "compactness"}
+        assert sum(s.metrics["accuracy"] for s in steps[-3:]) / 3 > 0.85
+        spread[weight] = sum(s.metrics["compactness"] for s in steps[-3:])
+    assert spread[50.0] < 0.7 * spread[0.0]
+    assert len(steps) == 24  # 24 reference images in batches of 8, eight times
+
+
+def test_the_loss_of_doc_is_the_sum_of_its_parts() -> None:
+    images, labels = three_classes()
+    both, alone = (
+        next(train_f_net(tiny.backbone(), images, labels, replace(DOC, compactness=weight), normal=1)).metrics
+        for weight in (50.0, 0.0)
+    )
+    assert both["loss"] == pytest.approx(alone["loss"] + 50 * both["compactness"], rel=1e-5)
+    assert both["compactness"] == pytest.approx(alone["compactness"], rel=1e-5)
+
+
+def test_each_step_of_doc_has_reference_and_normal_images() -> None:
+    _, labels = three_classes()
+    targets = metric_learning._targets(labels, DOC, 1)
+    assert targets.tolist() == [0] * 12 + [metric_learning.NO_CLASS] * 12 + [1] * 12
+    batches = list(metric_learning._batches(targets, replace(DOC, epochs=2), 6))
+    assert len(batches) == 6
+    for indices in batches:
+        assert (targets[indices[:8]] >= 0).all() and (labels[indices[8:]] == 1).all()
+        assert len(indices) > 9
+    assert set(torch.cat([b[8:] for b in batches[:2]]).tolist()) == set(range(12, 24))
+    first = torch.cat([b[:8] for b in batches[:3]]).tolist()
+    assert sorted(first) == [*range(12), *range(24, 36)]
+
+
+def test_what_doc_cannot_learn_from_is_refused() -> None:
+    images, labels = three_classes(4)
+    for normal in (None, 3):
+        with pytest.raises(ValueError, match="0 of those that F learns from are normal"):
+            next(train_f_net(tiny.backbone(), images, labels, DOC, normal=normal))
+    with pytest.raises(ValueError, match="1 of those that F learns from"):
+        next(train_f_net(tiny.backbone(), images[3:], labels[3:].flip(0), DOC, normal=0))
+    with pytest.raises(ValueError, match="two classes or more apart beside the normal one"):
+        next(train_f_net(tiny.backbone(), images[:8], labels[:8], DOC, normal=1))
+
+
+def test_an_f_of_doc_says_so(tmp_path: Path) -> None:
+    start = tmp_path / "start.pth"
+    torch.save(tiny.backbone().features.state_dict(), start)
+    data = prepare.f_net_data(prepare.DataChoice(normal="streaks", limit=30, size=32))
+    assert data.classes[data.normal] == "textures/streaks"
+    settings = FNetSettings(0.5, epochs=1, batch=30, objective="doc")
+    facts = list(prepare.make_f_net(data, settings, str(start), "cpu"))[-1][1]
+    assert facts["method"] == "DOC"
+    assert facts["settings"]["learning_rate"] == 5e-5 and facts["settings"]["frozen_blocks"] == 14
+    assert facts["metrics"].keys() == {"loss", "accuracy", "compactness"}

@@ -92,7 +92,7 @@ TEXTS: dict[str, str] = {
     "facts.net": "Network",
     "facts.net_value": "MobileNetV2, width {width}, α = {alpha}",
     "facts.training": "Training",
-    "facts.training_value": "L2-softmax, {epochs} epochs, batch {batch}",
+    "facts.training_value": "{method}, {epochs} epochs, batch {batch}",
     "facts.accuracy": "Accuracy in the last batch",
     "facts.hash": "Fingerprint",
     "facts.local": "local centres",
@@ -102,6 +102,11 @@ TEXTS: dict[str, str] = {
     "train.article": "The article’s values",
     "train.article_help": "{epochs} epochs, batch {batch}, learning rate 0.0001, width {width}, α = 5, 6,000 "
     "images.",
+    "train.objective": "Objective",
+    "train.l2_softmax": "L2-softmax: F learns to tell all classes apart, the normal one among them.",
+    "train.doc": "DOC: F tells the other classes apart, while normal images are drawn together.",
+    "train.doc_classes": "DOC tells two classes or more apart beside the normal one: leave fewer out, or add "
+    "a second data set as reference.",
     "train.epochs": "Epochs",
     "train.batch": "Batch",
     "train.rate": "Learning rate",

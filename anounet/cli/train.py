@@ -29,7 +29,7 @@ from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
 from anounet.instant import InstantSettings
 from anounet.local_centers import PatchSettings
-from anounet.metric_learning import FNetSettings
+from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, FNetSettings
 from anounet.prepare import DataChoice, Plan, Stage
 
 _F_NET = {
@@ -37,8 +37,11 @@ _F_NET = {
     "alpha": "α, the norm of F(x)",
     "epochs": "epochs",
     "batch": "images a step",
-    "learning_rate": "learning rate of Adam with amsgrad",
-    "frozen_blocks": "first blocks, of 19, that keep their starting weights",
+    "learning_rate": f"learning rate (default: {LEARNING_RATES['l2-softmax']:g} of Adam with amsgrad, "
+    f"for doc {LEARNING_RATES['doc']:g} of SGD)",
+    "frozen_blocks": f"first blocks, of 19, that keep their starting weights (default: {FROZEN_BLOCKS})",
+    "objective": "l2-softmax, or doc: the normal class drawn together, the others told apart",
+    "compactness": "λ, weight of drawing the normal class together, for doc",
 }
 _INSTANT = {
     "steps": "updates",
