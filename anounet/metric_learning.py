@@ -7,16 +7,21 @@ reference images and a batch of normal ones through the same weights,
 
     loss = l_D + λ l_C,    l_D: cross-entropy on W·F(x) + b, reference classes only
                            l_C: `compactness` of the normal images' F(x)
+
+A robust F learns from adversarial images in place of the images (Madry et al. 2018): what then changes its
+mind is a change of the object, not of a few pixels everywhere (Santurkar et al. 2019).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from anounet.adversarial import adversarial
 from anounet.feature_net import FEATURES, Backbone, FeatureNet
 from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
 
@@ -24,6 +29,7 @@ BLOCKS = 19  # of MobileNetV2's features
 FROZEN_BLOCKS = 14  # patches are judged by the features of early blocks, so these are kept
 OBJECTIVES = {"l2-softmax": "L2-softmax", "doc": "DOC"}
 LEARNING_RATES = {"l2-softmax": 1e-4, "doc": 5e-5}  # of Adam with amsgrad; of SGD with momentum 0.9
+ROBUST_EPS = 1.5  # of a robust F, where no other radius is asked for
 NO_CLASS = -100  # what cross-entropy leaves out: DOC's normal images
 
 
@@ -36,9 +42,13 @@ class FNetSettings:
     epochs: int = 3  # times that every image is seen; for doc every reference image
     batch: int = 64  # images a step; for doc so many reference images and as many normal ones
     learning_rate: float | None = None  # None: the objective's of `LEARNING_RATES`
-    frozen_blocks: int | None = None  # first blocks, of 19, kept as they start; None: `FROZEN_BLOCKS`
+    frozen_blocks: int | None = (
+        None  # first blocks, of 19, kept as they start; None: `FROZEN_BLOCKS`, of a robust F none
+    )
     objective: str = "l2-softmax"  # or "doc"
     compactness: float = 0.1  # λ, for doc
+    robust_eps: float = 0.0  # L2 radius of adversarial images at 96 px, pixels in [0, 1]; × side/96 at others
+    robust_steps: int = 1  # of their ascent
     seed: int = 0  # of the classifier's start and of the order of images
 
     def __post_init__(self) -> None:
@@ -51,18 +61,30 @@ class FNetSettings:
             ("learning rate", self.learning_rate, 1e-7, 1.0),
             ("number of frozen blocks", self.frozen_blocks, 0, BLOCKS - 1),
             ("weight of compactness", self.compactness, 0.0, 1000.0),
+            ("radius of adversarial images", self.robust_eps, 0.0, 20.0),
+            ("number of steps to an adversarial image", self.robust_steps, 1, 100),
         ):
             if value is not None and not low <= value <= high:
                 raise ValueError(f"The {name} must lie between {low} and {high}, not {value}.")
 
     def resolved(self) -> FNetSettings:
-        """The same, with a number wherever None leaves the choice to the other settings."""
+        """The same, with a number wherever None leaves the choice to the other settings.
+
+        A robust F has no frozen block: early ones that a small change upsets can't be mended by later ones.
+        """
         rate, frozen = self.learning_rate, self.frozen_blocks
+        usual = 0 if self.robust_eps else FROZEN_BLOCKS
         return replace(
             self,
             learning_rate=LEARNING_RATES[self.objective] if rate is None else rate,
-            frozen_blocks=FROZEN_BLOCKS if frozen is None else frozen,
+            frozen_blocks=usual if frozen is None else frozen,
         )
+
+    @property
+    def method(self) -> str:
+        """What the training goes by, for people."""
+        robust = f", robust (ε = {self.robust_eps:g})" if self.robust_eps else ""
+        return OBJECTIVES[self.objective] + robust
 
 
 ARTICLE = FNetSettings(width=0.5, alpha=5.0, epochs=30, batch=128, frozen_blocks=0)
@@ -121,6 +143,20 @@ class _Classifier(nn.Module):
             loss = loss + self.settings.compactness * parts["compactness"]
         return {"loss": loss, **parts}
 
+    def attacked(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        """Adversarial images of x for these classes; the radius follows √(number of pixels).
+
+        They are made in eval mode: F is used in that one, an image's change then does not depend on its
+        neighbours, and BatchNorm's statistics come from the images of the training step alone.
+        """
+        eps = self.settings.robust_eps * math.sqrt(x.shape[-2] * x.shape[-1]) / 96
+        self.eval()
+        try:
+            steps = self.settings.robust_steps
+            return adversarial(x, lambda near: self.losses(near, target)["loss"], eps, steps, generator)
+        finally:
+            self.train()
+
     def optimizer(self) -> torch.optim.Optimizer:
         parameters, rate = [p for p in self.parameters() if p.requires_grad], self.settings.learning_rate
         if self.settings.objective == "doc":
@@ -157,12 +193,15 @@ def train_f_net(
     targets = _targets(labels, settings, normal)
     net = _Classifier(backbone, int(targets.max()) + 1, settings)
     net.to(device, memory_format=torch.channels_last).train()
-    optimizer = net.optimizer()
+    optimizer, generator = net.optimizer(), torch.Generator().manual_seed(settings.seed)
     total = steps_in_all(int((targets != NO_CLASS).sum()), settings.batch, settings.epochs)
     an_epoch = total // settings.epochs
     for step, indices in enumerate(_batches(targets, settings, total), 1):
         x = as_images(images[indices], device).contiguous(memory_format=torch.channels_last)
-        losses = net.losses(x, targets[indices].to(device))
+        target = targets[indices].to(device)
+        if settings.robust_eps:
+            x = net.attacked(x, target, generator)
+        losses = net.losses(x, target)
         check_loss(losses["loss"], step, "f-Net")
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

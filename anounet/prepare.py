@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,12 @@ from anounet.center import (
     split_held_back,
 )
 from anounet.datasets import DataError, ImageSet, choose, open_set
-from anounet.feature_net import BackboneSettings, FeatureNet, starting_backbone
+from anounet.feature_net import Backbone, BackboneSettings, FeatureNet, starting_backbone
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
 from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
-from anounet.metric_learning import OBJECTIVES, FNetSettings, train_f_net
+from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.metrics import image_auroc
 from anounet.storage import WeightsError, load_checkpoint, load_weights, provenance, save_checkpoint
 from anounet.training import TrainingStep
@@ -131,13 +132,11 @@ def make_f_net(
     data: FNetData, settings: FNetSettings, start: str | None, device: torch.device | str
 ) -> Iterator[tuple[TrainingStep, dict[str, Any]]]:
     """Trains F; yields each TrainingStep with the provenance that a checkpoint made of it carries."""
-    backbone, source = starting_backbone(
-        start, BackboneSettings(width=settings.width, alpha=settings.alpha), _shipped_f_net()
-    )
+    backbone, source = _starting(start, BackboneSettings(width=settings.width, alpha=settings.alpha))
     settings = settings.resolved()
     trained = data.facts | {
         "starting_weights": source,
-        "method": OBJECTIVES[settings.objective],
+        "method": settings.method,
         "settings": asdict(settings),
     }
     for step in train_f_net(backbone, data.images, data.labels, settings, device, normal=data.normal):
@@ -145,6 +144,15 @@ def make_f_net(
             {} if step.model is None else provenance(**trained, steps=step.step, metrics=dict(step.metrics))
         )
         yield step, facts
+
+
+def _starting(start: str | None, settings: BackboneSettings) -> tuple[Backbone, str]:
+    """The net to begin from, and where its weights came from; see `Plan.start`."""
+    if start in bundle_names() and not Path(start).is_file():
+        f_net = load_bundle(start, "cpu", only_f_net=True).f_net
+        source = f"f-Net of the bundle '{start}'"
+        return Backbone.thaw(f_net, settings, f"The {source}"), f"{source} {f_net.fingerprint[:12]}"
+    return starting_backbone(start, settings, _shipped_f_net())
 
 
 def _shipped_f_net() -> FeatureNet | None:
@@ -378,7 +386,9 @@ class Plan:
     identity: UNetSettings | None = None  # None: the general one
     instant: InstantSettings | None = field(default_factory=InstantSettings)  # None: no `instant` mode
     anogan: AnoGANSettings | None = None  # None: without the rival
-    start: str | None = None  # F's starting weights (see `starting_backbone`)
+    start: str | None = (
+        None  # F's starting weights: a bundle whose F to go on from, else see `starting_backbone`
+    )
     article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
 
 

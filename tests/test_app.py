@@ -255,6 +255,22 @@ def test_an_f_net_can_be_trained_by_doc(weights: Path, no_download: None) -> Non
     assert at.button(key="train").disabled
 
 
+def test_a_robust_f_net_can_be_asked_for(weights: Path, no_download: None) -> None:
+    at = prepared_training(1, "robust")
+    assert "adversarial" not in words(at)
+    at.toggle(key="robust").set_value(True)
+    sound(at.run())
+    assert "moves onto the object" in words(at)
+    at.button(key="train").click()
+    sound(at.run())
+    settled(at, "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    facts = load_weights(load_bundle("robust").folder / "f_net.pt", "f_net")[1]
+    assert facts["settings"]["robust_eps"] == 1.5 and facts["settings"]["frozen_blocks"] == 0
+    at.button(key="article").click()
+    assert at.run().toggle(key="robust").value is False
+
+
 def test_stopping_a_training_keeps_the_last_epoch(weights: Path, no_download: None) -> None:
     at = prepared_training(200, "stopped")
     at.button(key="train").click()

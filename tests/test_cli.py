@@ -626,6 +626,35 @@ def test_f_can_be_trained_by_doc(run, start: Path) -> None:
     assert load_weights(load_bundle("prepared", "cpu").folder / "f_net.pt", "f_net")[1]["method"] == "DOC"
 
 
+def test_f_can_be_trained_to_be_robust(run, start: Path) -> None:
+    free = [word for word in F_NET if word not in ("--frozen-blocks", "0")]
+
+    def settings_of(name: str) -> tuple[dict, dict]:
+        facts = load_weights(load_bundle(name, "cpu").folder / "f_net.pt", "f_net")[1]
+        return facts, facts["settings"]
+
+    assert run("train-fnet", "--name", "a", *DATA, *free, "--start", start, "--robust")[0] == 0
+    facts, settings = settings_of("a")
+    assert settings["robust_eps"] == 1.5 and settings["frozen_blocks"] == 0
+    assert facts["method"] == "L2-softmax, robust (ε = 1.5)"
+    words = [
+        *free,
+        "--start",
+        "a",
+        "--robust",
+        "--robust-eps",
+        0.5,
+        "--robust-steps",
+        2,
+        "--frozen-blocks",
+        3,
+    ]
+    assert run("train-fnet", "--name", "b", *DATA, *words)[0] == 0
+    facts, settings = settings_of("b")
+    assert [settings[key] for key in ("robust_eps", "robust_steps", "frozen_blocks")] == [0.5, 2, 3]
+    assert facts["starting_weights"].startswith("f-Net of the bundle 'a' ")
+
+
 def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
     status, shown, _ = run(
         "train-unet", "--bundle", "tiny", "--start", "trained", "--steps", 2, "--batch", 4, "--json"
@@ -650,6 +679,9 @@ def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
         (["prepare", "--name", "n", *DATA, "--epochs", "2"], "--epochs is about an F of its own"),
         (["prepare", "--name", "n", *DATA, "--frozen-blocks", "0"], "--frozen-blocks is about an F"),
         (["prepare", "--name", "n", *DATA, "--objective", "doc"], "--objective is about an F of its own"),
+        (["prepare", "--name", "n", *DATA, "--robust"], "--robust is about an F of its own"),
+        (["train-fnet", "--name", "n", *DATA, "--start", "tiny"], "'tiny' has width 0.5 and not 1"),
+        (["train-fnet", "--name", "n", *DATA, "--robust-eps", "-1"], "radius of adversarial images must lie"),
         (["train-fnet", "--name", "n", *DATA, "--objective", "svdd"], "no objective 'svdd' for F: choose"),
         (["prepare", "--name", "n", *DATA, "--steps", "0"], "The instant U-Net's number of steps must lie"),
         (["train-instant", "--bundle", "tiny", "--depth", "9"], "The instant U-Net's depth must lie"),

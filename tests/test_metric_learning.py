@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from anounet import metric_learning, prepare
+from anounet.bundle import Bundle
 from anounet.feature_net import FeatureNet
 from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, compactness, train_f_net
+from anounet.storage import WeightsError
 from anounet.training import TrainingError, shuffled_batches, steps_in_all
 
 QUICK = FNetSettings(width=0.5, epochs=8, batch=12, learning_rate=3e-3)
@@ -256,3 +258,84 @@ def test_an_f_of_doc_says_so(tmp_path: Path) -> None:
     assert facts["method"] == "DOC"
     assert facts["settings"]["learning_rate"] == 5e-5 and facts["settings"]["frozen_blocks"] == 14
     assert facts["metrics"].keys() == {"loss", "accuracy", "compactness"}
+
+
+# --- robust ------------------------------------------------------------------------------------------
+
+
+def loss_at(net: metric_learning._Classifier, x: Tensor, target: Tensor) -> float:
+    with torch.no_grad():
+        return float(net.eval().losses(x, target)["loss"])
+
+
+def test_a_robust_f_freezes_no_block_unless_asked_to() -> None:
+    assert FNetSettings(robust_eps=1.5).resolved().frozen_blocks == 0
+    assert FNetSettings(robust_eps=1.5, frozen_blocks=4).resolved().frozen_blocks == 4
+    assert FNetSettings(robust_eps=1.5).method == "L2-softmax, robust (ε = 1.5)"
+    assert replace(DOC, robust_eps=0.5).method == "DOC, robust (ε = 0.5)"
+    for wrong in ({"robust_eps": -0.1}, {"robust_eps": float("nan")}, {"robust_steps": 0}):
+        with pytest.raises(ValueError, match="must lie between"):
+            FNetSettings(**wrong)
+
+
+@pytest.mark.parametrize("objective", ["l2-softmax", "doc"])
+def test_attacked_images_raise_the_loss_and_leave_the_net_as_it_is(objective: str) -> None:
+    images, labels = three_classes(4)
+    settings = replace(DOC, objective=objective, robust_eps=3.0, frozen_blocks=2).resolved()
+    targets = metric_learning._targets(labels, settings, 1)
+    net = metric_learning._Classifier(tiny.backbone(), int(targets.max()) + 1, settings).train()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    x = images.float() / 255
+    attacked = net.attacked(x, targets, tiny.generator())
+    far = (attacked - x).flatten(1).norm(dim=1)
+    assert (far <= 3.0 * 32 / 96 + 1e-5).all() and (far > 0.5).all()  # √(number of pixels) is a third of 96's
+    assert attacked.min() >= 0 and attacked.max() <= 1
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert net.training and not net.backbone.features[1].training and net.backbone.features[2].training
+    assert loss_at(net, attacked, targets) > loss_at(net, x, targets)
+
+
+def test_a_robust_training_learns_from_the_attacked_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = two_classes()
+    settings = replace(QUICK, epochs=1, frozen_blocks=0)
+    wanted = [s.metrics["loss"] for s in train_f_net(tiny.backbone(), 255 - images, labels, settings)]
+    asked = []
+
+    def negatives(x: Tensor, loss_of: object, eps: float, steps: int, _: torch.Generator) -> Tensor:
+        asked.append((eps, steps))
+        return 1 - x
+
+    monkeypatch.setattr(metric_learning, "adversarial", negatives)
+    robust = replace(settings, robust_eps=3.0, robust_steps=4)
+    found = [s.metrics["loss"] for s in train_f_net(tiny.backbone(), images, labels, robust)]
+    assert found == pytest.approx(wanted, rel=0.02) and found[0] == pytest.approx(wanted[0], rel=1e-4)
+    assert asked == [(1.0, 4)] * 2
+
+
+def test_a_robust_training_depends_on_its_seed_alone() -> None:
+    images, labels = two_classes(8)
+
+    def trained(**changes: object) -> str:
+        settings = replace(FNetSettings(0.5, epochs=1, batch=8, robust_eps=1.0), **changes)
+        return list(train_f_net(tiny.backbone(), images, labels, settings))[-1].model.fingerprint
+
+    first = trained()
+    torch.rand(3)
+    assert trained() == first
+    assert len({first, trained(robust_eps=0.0, frozen_blocks=0), trained(robust_steps=2)}) == 3
+
+
+def test_a_training_can_begin_with_the_f_of_a_bundle(bundle: Bundle) -> None:
+    choice = prepare.DataChoice(normal="streaks", limit=20, size=32)
+    settings = FNetSettings(0.5, alpha=4.0, epochs=1, batch=10, learning_rate=1e-7)
+    steps = list(prepare.make_f_net(prepare.f_net_data(choice), settings, "tiny", "cpu"))
+    source = steps[-1][1]["starting_weights"]
+    assert source == f"f-Net of the bundle 'tiny' {bundle.f_net.fingerprint[:12]}"
+    made, name = steps[-1][0].model, "0.0.weight"
+    assert made.settings.alpha == 4.0
+    assert torch.equal(made.state()[name], bundle.f_net.state()[name])  # of a frozen block
+    with pytest.raises(
+        WeightsError, match=r"The f-Net of the bundle 'tiny' has width 0\.5 and not 1: choose"
+    ):
+        next(prepare.make_f_net(prepare.f_net_data(choice), FNetSettings(), "tiny", "cpu"))

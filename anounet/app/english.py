@@ -107,6 +107,9 @@ TEXTS: dict[str, str] = {
     "train.doc": "DOC: F tells the other classes apart, while normal images are drawn together.",
     "train.doc_classes": "DOC tells two classes or more apart beside the normal one: leave fewer out, or add "
     "a second data set as reference.",
+    "train.robust": "Robust",
+    "train.robust_on": "F learns from adversarial images (L2, ε = {eps} at 96 px): what G changes moves onto "
+    "the object. Training takes about twice as long, and small local detail is judged a little worse.",
     "train.epochs": "Epochs",
     "train.batch": "Batch",
     "train.rate": "Learning rate",

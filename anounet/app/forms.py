@@ -17,7 +17,7 @@ from anounet.bundle import SHIPPED, Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES
 from anounet.feature_net import WIDTHS
 from anounet.instant import InstantSettings
-from anounet.metric_learning import ARTICLE, LEARNING_RATES, OBJECTIVES, FNetSettings
+from anounet.metric_learning import ARTICLE, LEARNING_RATES, OBJECTIVES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice
 
 F_NET, CENTER, ANOGAN, OWN, INSTANT = "f_net", "center", "anogan", "own", "instant"  # kinds of jobs
@@ -42,7 +42,7 @@ def _use_article() -> None:
     state, article = st.session_state, ARTICLE.resolved()
     state["epochs"], state["batch"], state["rate"] = article.epochs, article.batch, article.learning_rate
     state["width"], state["alpha"], state["limit"] = article.width, article.alpha, DataChoice.limit
-    state["objective"] = article.objective
+    state["objective"], state["robust"] = article.objective, False
 
 
 def _use_rate_of_objective() -> None:
@@ -66,6 +66,13 @@ def _choose_objective() -> str:
     return objective
 
 
+def _choose_robust() -> bool:
+    robust = st.toggle(t("train.robust"), key="robust")
+    if robust:
+        st.caption(t("train.robust_on", eps=f"{ROBUST_EPS:g}"))
+    return robust
+
+
 def choose_training() -> FNetSettings:
     """Every setting of the training; the defaults stand in `FNetSettings`, the article's one click away."""
     defaults = FNetSettings().resolved()
@@ -85,7 +92,7 @@ def choose_training() -> FNetSettings:
         on_click=_use_article,
         help=t("train.article_help", epochs=ARTICLE.epochs, batch=ARTICLE.batch, width=f"{ARTICLE.width:g}"),
     )
-    objective = _choose_objective()
+    objective, robust = _choose_objective(), _choose_robust()
     a, b, c = st.columns(3)
     epochs = a.number_input(t("train.epochs"), 1, 200, key="epochs")
     batch = b.number_input(t("train.batch"), 2, 512, key="batch")
@@ -100,6 +107,7 @@ def choose_training() -> FNetSettings:
         batch=int(clamp(batch, 2, 512, defaults.batch)),
         learning_rate=clamp(rate, 1e-6, 0.1, LEARNING_RATES[objective]),
         objective=objective,
+        robust_eps=ROBUST_EPS if robust else 0.0,
         seed=int(clamp(seed, 0, 2**31 - 1, defaults.seed)),
     )
 

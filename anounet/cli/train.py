@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
 from anounet.instant import InstantSettings
 from anounet.local_centers import PatchSettings
-from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, FNetSettings
+from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice, Plan, Stage
 
 _F_NET = {
@@ -39,9 +40,12 @@ _F_NET = {
     "batch": "images a step",
     "learning_rate": f"learning rate (default: {LEARNING_RATES['l2-softmax']:g} of Adam with amsgrad, "
     f"for doc {LEARNING_RATES['doc']:g} of SGD)",
-    "frozen_blocks": f"first blocks, of 19, that keep their starting weights (default: {FROZEN_BLOCKS})",
+    "frozen_blocks": f"first blocks, of 19, that keep their starting weights (default: {FROZEN_BLOCKS}, of a "
+    "robust F none)",
     "objective": "l2-softmax, or doc: the normal class drawn together, the others told apart",
     "compactness": "λ, weight of drawing the normal class together, for doc",
+    "robust_eps": "L2 radius of the adversarial images that F learns from, at 96 px; 0: from the images",
+    "robust_steps": "steps to an adversarial image",
 }
 _INSTANT = {
     "steps": "updates",
@@ -194,10 +198,16 @@ def _add_count(parser: argparse.ArgumentParser, text: str) -> None:
 def _add_f_net(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--article", action="store_true", help="the article's settings of F, 30 epochs")
     parser.add_argument(
+        "--robust",
+        action="store_true",
+        help=f"a robust F, the same as --robust-eps {ROBUST_EPS:g}: changes come to lie on the object; takes "
+        "twice as long",
+    )
+    parser.add_argument(
         "--start",
-        metavar="FILE",
-        help="F's starting weights: a state dict of MobileNetV2 features, or 'download' "
-        "(default: torchvision's where they can be downloaded, else the shipped F)",
+        metavar="FILE|BUNDLE",
+        help="F's starting weights: a state dict of MobileNetV2 features, a bundle whose F to go on from, or "
+        "'download' (default: torchvision's where they can be downloaded, else the shipped F)",
     )
 
 
@@ -226,7 +236,8 @@ def _only_class(data: str) -> str:
 
 
 def _f_net_settings(given: argparse.Namespace) -> FNetSettings:
-    return settings_from(given, FNetSettings, metric_learning.ARTICLE if given.article else None)
+    base = metric_learning.ARTICLE if given.article else FNetSettings()
+    return settings_from(given, FNetSettings, replace(base, robust_eps=ROBUST_EPS) if given.robust else base)
 
 
 def _command(given: argparse.Namespace) -> str:
@@ -281,7 +292,7 @@ def _resumable(given: argparse.Namespace, name: str, stages: Iterator[Stage]) ->
 def run_prepare(given: argparse.Namespace) -> int:
     bundle_folder(given.name)
     own_f_net = [flag for flag in (*_F_NET, "start") if getattr(given, flag) is not None]
-    own_f_net += ["article"] if given.article else []
+    own_f_net += [flag for flag in ("article", "robust") if getattr(given, flag)]
     if own_f_net and not given.train_fnet:
         flag = own_f_net[0].replace("_", "-")
         raise ValueError(f"--{flag} is about an F of its own: add --train-fnet.")
