@@ -14,9 +14,13 @@ mind is a change of the object, not of a few pixels everywhere (Santurkar et al.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +29,7 @@ from anounet.adversarial import adversarial
 from anounet.feature_net import FEATURES, Backbone, FeatureNet
 from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
 
+CHECKPOINT_EVERY = 50
 BLOCKS = 19  # of MobileNetV2's features
 FROZEN_BLOCKS = 14  # patches are judged by the features of early blocks, so these are kept
 OBJECTIVES = {"l2-softmax": "L2-softmax", "doc": "DOC"}
@@ -172,6 +177,7 @@ def train_f_net(
     device: torch.device | str = "cpu",
     *,
     normal: int | None = None,
+    resume: Mapping[str, Any] | None = None,
 ) -> Iterator[TrainingStep]:
     """Trains F to tell the normal class from the reference classes, or the latter from each other (doc).
 
@@ -180,23 +186,37 @@ def train_f_net(
         images: (N, 3, H, W) uint8.
         labels: (N,) int64, 0 … classes − 1, two classes or more; for doc two reference classes or more.
         normal: the normal class's label; doc needs it.
+        resume: the last `checkpoint` of a training with the same images and settings, to go on from; the
+            backbone's weights are then taken from there.
 
     Yields:
         A TrainingStep a batch with `loss` and `accuracy`, for doc `compactness`; the last of each epoch
-        carries a FeatureNet. An epoch of doc ends when each reference image was seen.
+        carries a FeatureNet. An epoch of doc ends when each reference image was seen. Every 50th and the
+        last of each epoch but the very last carry a checkpoint.
 
     Raises:
-        ValueError: too few classes, or for doc fewer than two normal images.
+        ValueError: too few classes, for doc fewer than two normal images; a checkpoint of another training.
         TrainingError: the loss stopped being a number; the step before is named.
     """
     settings, device = settings.resolved(), torch.device(device)
-    targets = _targets(labels, settings, normal)
+    targets, described = _targets(labels, settings, normal), _described(settings, labels, normal)
     net = _Classifier(backbone, int(targets.max()) + 1, settings)
     net.to(device, memory_format=torch.channels_last).train()
     optimizer, generator = net.optimizer(), torch.Generator().manual_seed(settings.seed)
+    first = 0
+    if resume is not None:
+        if resume.get("training") != described:
+            raise ValueError(
+                "This checkpoint is of a training with other images or settings: delete it to start anew."
+            )
+        net.load_state_dict(resume["net"])
+        optimizer.load_state_dict(copy.deepcopy(resume["optimizer"]))
+        generator.set_state(resume["generator"])
+        first = int(resume["step"])
     total = steps_in_all(int((targets != NO_CLASS).sum()), settings.batch, settings.epochs)
     an_epoch = total // settings.epochs
-    for step, indices in enumerate(_batches(targets, settings, total), 1):
+    batches = enumerate(_batches(targets, settings, total), 1)  # the seed alone decides their order
+    for step, indices in islice(batches, first, None):
         x = as_images(images[indices], device).contiguous(memory_format=torch.channels_last)
         target = targets[indices].to(device)
         if settings.robust_eps:
@@ -206,8 +226,30 @@ def train_f_net(
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         optimizer.step()
-        model = FeatureNet.freeze(backbone) if step % an_epoch == 0 else None
-        yield TrainingStep(step, total, {name: float(v.detach()) for name, v in losses.items()}, model)
+        ended = step % an_epoch == 0
+        kept = (ended or step % CHECKPOINT_EVERY == 0) and step != total
+        yield TrainingStep(
+            step=step,
+            total=total,
+            metrics={name: float(value.detach()) for name, value in losses.items()},
+            model=FeatureNet.freeze(backbone) if ended else None,
+            checkpoint={
+                "step": step,
+                "total": total,
+                "training": described,
+                "net": {name: t.detach().cpu().clone() for name, t in net.state_dict().items()},
+                "optimizer": copy.deepcopy(optimizer.state_dict()),
+                "generator": generator.get_state(),
+            }
+            if kept
+            else None,
+        )
+
+
+def _described(settings: FNetSettings, labels: Tensor, normal: int | None) -> dict[str, Any]:
+    """What a training must have in common with one that it goes on with."""
+    chosen = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
+    return asdict(settings) | {"images": len(labels), "labels": chosen, "normal": normal}
 
 
 def _targets(labels: Tensor, settings: FNetSettings, normal: int | None) -> Tensor:

@@ -47,4 +47,5 @@ with right:
     with loading:
         load()
     with training:
+        forms.continue_f_net()
         forms.train_f_net(chosen)

@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -653,6 +654,56 @@ def test_f_can_be_trained_to_be_robust(run, start: Path) -> None:
     facts, settings = settings_of("b")
     assert [settings[key] for key in ("robust_eps", "robust_steps", "frozen_blocks")] == [0.5, 2, 3]
     assert facts["starting_weights"].startswith("f-Net of the bundle 'a' ")
+
+
+def test_a_killed_training_of_f_goes_on_to_the_same_f(run, start: Path, weights: Path) -> None:
+    words = [*DATA, *F_NET, "--start", start, "--epochs", 12, "--robust"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anounet", "train-fnet", "--name", "killed", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"ANOUNET_WEIGHTS": str(weights)},
+        stderr=subprocess.DEVNULL,
+    )
+    kept, deadline = weights / "killed" / prepare.F_NET_CHECKPOINT, time.monotonic() + 60
+    while not kept.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and kept.exists()
+    done = prepare.begun_f_net("killed").step
+    assert 0 < done < 24
+    status, _, progress = run("train-fnet", "--name", "killed", *words)
+    assert status == 0 and "starts anew" not in progress and not kept.exists()
+    assert run("train-fnet", "--name", "whole", *words)[0] == 0
+    assert load_bundle("killed", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
+
+
+def test_prepare_goes_on_with_the_training_of_f(run, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*DATA, *F_NET, "--start", start, "--epochs", 3, "--train-fnet", "--steps", 2]
+    update, seen, stop = Progress.update, [], ("f-Net", 5)
+
+    def watched(self: Progress, stage: str, done: int, total: int, **metrics: float) -> None:
+        if stage == "f-Net":
+            seen.append(done)
+        if (stage, done) == stop:
+            raise KeyboardInterrupt
+        update(self, stage, done, total, **metrics)
+
+    def steps_of_f() -> list[int]:
+        found = list(seen)
+        seen.clear()
+        return found
+
+    monkeypatch.setattr(Progress, "update", watched)
+    assert run("prepare", "--name", "made", *words)[0] == 130
+    assert steps_of_f() == [1, 2, 3, 4, 5]
+    stop = ("instant U-Net", 1)
+    assert run("prepare", "--name", "made", *words)[0] == 130
+    assert steps_of_f() == [5, 6]
+    stop = ("", 0)
+    assert run("prepare", "--name", "made", *words)[0] == 0
+    assert steps_of_f() == [6]  # it is kept
+    assert run("train-fnet", "--name", "made", *words[:-3], "--fresh")[0] == 0
+    assert steps_of_f() == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 
 from anounet import metric_learning, prepare
-from anounet.bundle import Bundle
+from anounet.bundle import Bundle, bundle_folder, load_bundle
 from anounet.feature_net import FeatureNet
 from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, compactness, train_f_net
-from anounet.storage import WeightsError
+from anounet.storage import WeightsError, load_checkpoint, load_weights, save_checkpoint
 from anounet.training import TrainingError, shuffled_batches, steps_in_all
 
 QUICK = FNetSettings(width=0.5, epochs=8, batch=12, learning_rate=3e-3)
@@ -116,24 +117,36 @@ def test_a_last_image_alone_is_left_out_of_its_epoch() -> None:
     assert sorted(seen.tolist()) == list(range(18))
 
 
-def test_a_checkpoint_says_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANOUNET_WEIGHTS", str(tmp_path / "none"))
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of bundles that is empty."""
+    monkeypatch.setenv("ANOUNET_WEIGHTS", str(tmp_path / "made"))
+    return tmp_path / "made"
+
+
+def trained(choice: prepare.DataChoice, settings: FNetSettings, start: Path | str, name: str = "f") -> dict:
+    """Trains F in a bundle of this name; what F says of itself."""
+    info = prepare.describe(choice)
+    stages = list(prepare.make_f_net(name, choice, settings, str(start), "cpu", info))
+    assert stages[-1].done == stages[-1].total
+    return load_weights(bundle_folder(name) / "f_net.pt", "f_net")[1]
+
+
+def test_an_f_says_where_it_comes_from(made: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.pth"
     torch.save(tiny.backbone().features.state_dict(), start)
     choice = prepare.DataChoice(normal="streaks", exclude=("wood",), limit=20, size=32)
     data = prepare.f_net_data(choice)
     assert data.images.shape == (20, 3, 32, 32)
     assert not any("wood" in name for name in data.classes)
-    made = list(prepare.make_f_net(data, FNetSettings(0.5, epochs=1, batch=10), str(start), "cpu"))
-    assert made[0][1] == {}
-    facts = made[-1][1]
+    facts = trained(choice, FNetSettings(0.5, epochs=1, batch=10), start)
     assert facts["starting_weights"] == "local file start.pth"
     assert facts["method"] == "L2-softmax"
-    assert facts["data"] == "textures" and facts["normal"] == "streaks" and facts["exclude"] == ("wood",)
+    assert facts["data"] == "textures" and facts["normal"] == "streaks" and facts["exclude"] == ["wood"]
     assert facts["images"] == 20 and facts["limit"] == 20 and facts["size"] == 32
     assert facts["settings"]["epochs"] == 1 and facts["settings"]["width"] == 0.5
     assert len(facts["data_sha256"]) == 64
-    assert facts["steps"] == 2 and facts["metrics"].keys() == {"loss", "accuracy"}
+    assert facts["steps"] == facts["total"] == 2 and facts["metrics"].keys() == {"loss", "accuracy"}
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["made"].endswith("+00:00")
     other = prepare.f_net_data(prepare.DataChoice(normal="streaks", limit=20, size=32, seed=1))
@@ -248,13 +261,14 @@ def test_what_doc_cannot_learn_from_is_refused() -> None:
         next(train_f_net(tiny.backbone(), images[:8], labels[:8], DOC, normal=1))
 
 
-def test_an_f_of_doc_says_so(tmp_path: Path) -> None:
+def test_an_f_of_doc_says_so(made: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.pth"
     torch.save(tiny.backbone().features.state_dict(), start)
-    data = prepare.f_net_data(prepare.DataChoice(normal="streaks", limit=30, size=32))
+    choice = prepare.DataChoice(normal="streaks", limit=30, size=32)
+    data = prepare.f_net_data(choice)
     assert data.classes[data.normal] == "textures/streaks"
     settings = FNetSettings(0.5, epochs=1, batch=30, objective="doc")
-    facts = list(prepare.make_f_net(data, settings, str(start), "cpu"))[-1][1]
+    facts = trained(choice, settings, start)
     assert facts["method"] == "DOC"
     assert facts["settings"]["learning_rate"] == 5e-5 and facts["settings"]["frozen_blocks"] == 14
     assert facts["metrics"].keys() == {"loss", "accuracy", "compactness"}
@@ -329,13 +343,165 @@ def test_a_robust_training_depends_on_its_seed_alone() -> None:
 def test_a_training_can_begin_with_the_f_of_a_bundle(bundle: Bundle) -> None:
     choice = prepare.DataChoice(normal="streaks", limit=20, size=32)
     settings = FNetSettings(0.5, alpha=4.0, epochs=1, batch=10, learning_rate=1e-7)
-    steps = list(prepare.make_f_net(prepare.f_net_data(choice), settings, "tiny", "cpu"))
-    source = steps[-1][1]["starting_weights"]
+    source = trained(choice, settings, "tiny")["starting_weights"]
     assert source == f"f-Net of the bundle 'tiny' {bundle.f_net.fingerprint[:12]}"
-    made, name = steps[-1][0].model, "0.0.weight"
-    assert made.settings.alpha == 4.0
-    assert torch.equal(made.state()[name], bundle.f_net.state()[name])  # of a frozen block
-    with pytest.raises(
-        WeightsError, match=r"The f-Net of the bundle 'tiny' has width 0\.5 and not 1: choose"
-    ):
-        next(prepare.make_f_net(prepare.f_net_data(choice), FNetSettings(), "tiny", "cpu"))
+    f_net, name = load_bundle("f", "cpu").f_net, "0.0.weight"
+    assert f_net.settings.alpha == 4.0
+    assert torch.equal(f_net.state()[name], bundle.f_net.state()[name])  # of a frozen block
+    with pytest.raises(WeightsError, match=r"of the bundle 'tiny' has width 0\.5 and not 1: choose"):
+        trained(choice, FNetSettings(), "tiny")
+    with pytest.raises(WeightsError, match="F of 'tiny' can't begin with itself"):
+        trained(choice, settings, "tiny", "tiny")
+
+
+# --- going on after a stop ---------------------------------------------------------------------------
+
+
+def kept_at(step: int, settings: FNetSettings, images: Tensor, labels: Tensor, path: Path) -> dict:
+    """The checkpoint of a step, by way of the disk."""
+    steps = train_f_net(tiny.backbone(), images, labels, settings, normal=1)
+    save_checkpoint(path, next(s.checkpoint for s in steps if s.step == step))
+    steps.close()
+    return load_checkpoint(path)
+
+
+@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("objective", ["l2-softmax", "doc"])
+@pytest.mark.parametrize("eps", [0.0, 1.5])
+def test_a_training_goes_on_as_if_it_had_never_stopped(
+    objective: str, eps: float, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_learning, "CHECKPOINT_EVERY", 4)
+    images, labels = three_classes(8)
+    settings = FNetSettings(
+        0.5, epochs=3, batch=8, learning_rate=1e-3, objective=objective, robust_eps=eps, frozen_blocks=3
+    )
+    whole = list(train_f_net(tiny.backbone(), images, labels, settings, normal=1))
+    an_epoch = len(whole) // 3
+    assert [s.step for s in whole if s.checkpoint] == sorted(
+        {4, an_epoch, 2 * an_epoch, *range(4, len(whole), 4)}
+    )
+    at = an_epoch if step == 3 else 4
+    kept = kept_at(at, settings, images, labels, tmp_path / "kept")
+    for _ in range(2):  # a checkpoint is left as it is
+        rest = list(train_f_net(tiny.backbone(7), images, labels, settings, normal=1, resume=kept))
+        assert [s.step for s in rest] == [s.step for s in whole[at:]]
+        assert [s.metrics for s in rest] == [s.metrics for s in whole[at:]]
+        assert rest[-1].model.fingerprint == whole[-1].model.fingerprint
+        state = whole[-1].model.state()
+        assert all(torch.equal(t, state[name]) for name, t in rest[-1].model.state().items())
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    images, labels = three_classes(8)
+    settings = FNetSettings(0.5, epochs=2, batch=8)
+    kept = kept_at(3, settings, images, labels, tmp_path / "kept")
+    others = {"learning_rate": 1e-3, "robust_eps": 1.0, "objective": "doc", "seed": 1, "epochs": 3}
+    for setting, value in others.items():
+        with pytest.raises(ValueError, match="of a training with other images or settings: delete it"):
+            changed = replace(settings, **{setting: value})
+            next(train_f_net(tiny.backbone(), images, labels, changed, normal=1, resume=kept))
+    for some in (slice(0, 23), torch.arange(23, -1, -1)):
+        with pytest.raises(ValueError, match="of a training with other images"):
+            next(train_f_net(tiny.backbone(), images[some], labels[some], settings, normal=1, resume=kept))
+
+
+CHOICE = prepare.DataChoice(normal="streaks", limit=30, size=32)
+SHORT = FNetSettings(0.5, epochs=3, batch=10, learning_rate=1e-3, frozen_blocks=2)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(metric_learning, "CHECKPOINT_EVERY", 2)
+    path = tmp_path / "start.pth"
+    torch.save(tiny.backbone().features.state_dict(), path)
+    return path
+
+
+def stages(start: Path, name: str = "f", **changes: object) -> Iterator[prepare.Stage]:
+    given = {"choice": CHOICE, "settings": SHORT} | changes
+    choice, settings = given.pop("choice"), given.pop("settings")
+    info = prepare.describe(choice)
+    return prepare.make_f_net(name, choice, settings, str(start), "cpu", info, **given)
+
+
+def cut_off(start: Path, step: int = 5) -> None:
+    """A training that ends in the middle of a step, as it does when the machine is switched off."""
+    begun = stages(start)
+    assert next(stage.done for stage in begun if stage.done == step) == step
+    begun.close()
+
+
+def test_the_same_call_goes_on_where_a_training_was_cut_off(made: Path, start: Path) -> None:
+    assert len(list(stages(start, "whole"))) == 9
+    cut_off(start)
+    assert load_bundle("f", "cpu").f_net is not None  # of the first epoch
+    begun = prepare.begun_f_net("f")
+    assert begun.step == 4 and begun.training.choice == CHOICE
+    renamed = start.rename(start.with_name("other.pth"))  # the same weights by another name
+    rest = list(stages(renamed, choice=replace(CHOICE, count=7)))
+    assert [s.done for s in rest] == [5, 6, 7, 8, 9]
+    assert load_bundle("f", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
+    _, meta = load_weights(made / "f" / "f_net.pt", "f_net")
+    assert meta["starting_weights"] == "local file start.pth"
+    assert not (made / "f" / prepare.F_NET_CHECKPOINT).exists() and prepare.begun_f_net("f") is None
+
+
+def test_a_training_that_was_cut_off_can_go_on_without_its_start(made: Path, start: Path) -> None:
+    list(stages(start, "whole"))
+    cut_off(start)
+    start.unlink()
+    rest = list(prepare.resume_f_net("f", "cpu", "again"))
+    assert [s.done for s in rest] == [5, 6, 7, 8, 9]
+    assert load_bundle("f", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
+    with pytest.raises(prepare.DataError, match="no training of F to go on with in 'f'"):
+        next(prepare.resume_f_net("f", "cpu", "again"))
+
+
+def test_images_that_have_changed_since_are_refused(
+    made: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(start)
+    data = prepare.f_net_data(CHOICE)
+    changed = replace(data, facts=data.facts | {"data_sha256": "0"})
+    monkeypatch.setattr(prepare, "f_net_data", lambda choice: changed)
+    with pytest.raises(prepare.DataError, match="images of 'textures' have changed since"):
+        next(prepare.resume_f_net("f", "cpu", "again"))
+
+
+@pytest.mark.parametrize("change", ["settings", "images", "start", "fresh", "damaged"])
+def test_a_training_of_something_else_starts_anew_and_says_so(made: Path, start: Path, change: str) -> None:
+    cut_off(start)
+    changes: dict[str, object] = {}
+    if change == "settings":
+        changes["settings"] = replace(SHORT, learning_rate=2e-3)
+    elif change == "images":
+        changes["choice"] = replace(CHOICE, seed=1)
+    elif change == "start":
+        torch.save(tiny.backbone(1).features.state_dict(), start)
+    elif change == "fresh":
+        changes["resume"] = False
+    else:
+        (made / "f" / prepare.F_NET_CHECKPOINT).write_bytes(b"damaged")
+    run = list(stages(start, **changes))
+    notes = [note for stage in run for note in stage.notes]
+    assert [s.done for s in run if not s.notes] == list(range(1, 10))
+    said = ["a training of F with other data or settings was cut off at step 4: starts anew"]
+    assert notes == ([] if change in ("fresh", "damaged") else said)
+    assert not (made / "f" / prepare.F_NET_CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("change", ["nothing", "settings", "start", "epoch"])
+def test_a_finished_f_is_kept_where_that_is_asked_for(made: Path, start: Path, change: str) -> None:
+    settings = SHORT
+    if change == "epoch":
+        cut_off(start)
+        (made / "f" / prepare.F_NET_CHECKPOINT).unlink()  # what is there is the F of an epoch before the last
+    else:
+        list(stages(start))
+    if change == "settings":
+        settings = replace(SHORT, seed=1)
+    elif change == "start":
+        torch.save(tiny.backbone(1).features.state_dict(), start)
+    run = list(stages(start, settings=settings, keep=True))
+    assert [s.done for s in run] == ([9] if change == "nothing" else list(range(1, 10)))

@@ -126,7 +126,10 @@ TEXTS: dict[str, str] = {
     "train.go": "Train",
     "train.busy": "A job of yours is running: stop it or wait for its end.",
     "train.job": "Training the f-Net “{name}”",
-    "train.kept": "Stopped; the last whole epoch is kept.",
+    "train.kept": "Stopped; the last whole epoch is kept, and the training can continue.",
+    "train.cut_off": "The training of “{name}” was cut off at step {step} of {total}.",
+    "train.continue": "Continue at step {step}",
+    "train.nothing_begun": "There is no training of “{name}” to continue: train it anew.",
     "train.done": "Trained.",
     "train.saved": "{what} The bundle “{name}” holds the f-Net after {epochs} epochs, accuracy {accuracy} "
     "lately.",

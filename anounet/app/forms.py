@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 
 import streamlit as st
 
@@ -139,6 +140,21 @@ def train_f_net(choice: DataChoice | None) -> None:
             lambda job: training.train_f_net(job, name, choice, settings, *weights),
             name,
         )
+
+
+def continue_f_net() -> None:
+    """For each training of an f-Net that was cut off or stopped: an offer to go on with it."""
+    for begun in models.begun_f_nets():
+        with st.container(border=True):
+            st.markdown(t("train.cut_off", name=begun.name, step=begun.step, total=begun.total))
+            title, key = t("train.continue", step=begun.step), f"continue_{begun.name}"
+            if _start_button(F_NET, title, "", key=key, icon=":material/resume:"):
+                _begin_again(begun.name)
+
+
+def _begin_again(name: str) -> None:
+    work = partial(training.continue_f_net, name=name)
+    _begin(f"continue f-net {name}", F_NET, t("train.job", name=name), work, name)
 
 
 def _objective_fault(choice: DataChoice, settings: FNetSettings) -> str:

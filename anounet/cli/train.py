@@ -101,11 +101,14 @@ def add_commands(commands: Any) -> None:
     )
     everything.set_defaults(run=run_prepare)
 
-    f_net = commands.add_parser("train-fnet", help="train F by metric learning on the normal class")
+    f_net = commands.add_parser(
+        "train-fnet", help="train F by metric learning on the normal class; goes on where it was cut off"
+    )
     _add_data(f_net, need=True)
     f_net.add_argument("--name", required=True, metavar="NAME", help="the bundle's name")
     add_settings(f_net, FNetSettings, _F_NET)
     _add_f_net(f_net)
+    f_net.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
     f_net.set_defaults(run=run_f_net)
 
     center = commands.add_parser("center", help="compute both kinds of C, and thresholds, for a bundle's F")
@@ -315,18 +318,17 @@ def run_prepare(given: argparse.Namespace) -> int:
 
 
 def run_f_net(given: argparse.Namespace) -> int:
-    bundle_folder(given.name)
-    choice, settings, device = _choice(given), _f_net_settings(given), device_of(given)
-
-    def stages() -> Iterable[Stage]:
-        data = prepare.f_net_data(choice)
-        for step, facts in prepare.make_f_net(data, settings, given.start, device):
-            if step.model is not None:
-                described = prepare.describe(choice, command=_command(given))
-                save_part(given.name, f_net=step.model, meta=facts, **described)
-            yield Stage("f-Net", step.step, step.total, dict(step.metrics))
-
-    return _report(given, given.name, _follow(given, stages()))
+    choice, device = _choice(given), device_of(given)
+    stages = prepare.make_f_net(
+        given.name,
+        choice,
+        _f_net_settings(given),
+        given.start,
+        device,
+        prepare.describe(choice, command=_command(given)),
+        resume=not given.fresh,
+    )
+    return _resumable(given, given.name, stages)
 
 
 def run_center(given: argparse.Namespace) -> int:
