@@ -63,6 +63,7 @@ from anounet.visualization import Result, drain, peak, visualize_anogan, visuali
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
 F_NET_CHECKPOINT = "f_net.progress"  # likewise
+READ_AT_ONCE = 1000  # images
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class DataChoice:
     data: str = "textures"  # data set: "textures", a name in $ANOUNET_DATA, or a folder's or ZIP's path
     normal: str = "streaks"  # the normal class
     exclude: tuple[str, ...] = ()  # classes F must never see: the known anomalies
-    limit: int | None = 6000  # images for F's training at most (the article's 6,000); None: all
+    limit: int | None = 6000  # images of each set for F's training at most (the article's 6,000); None: all
     reference: str | None = None  # a second data set whose classes F tells apart too
     size: int = 96  # side of the images in pixels
     seed: int = 0  # of the random choice of images
@@ -110,18 +111,21 @@ def f_net_data(choice: DataChoice) -> FNetData:
     if choice.reference:
         second = open_set(choice.reference, "train")
         sets.append((second, choose(second.where(defective=False), choice.limit, choice.seed)))
-    images, names = [], []
+    # Read in parts into one tensor: of all images of a large set there is no memory for a second copy.
+    pixels = torch.empty(sum(len(i) for _, i in sets), 3, choice.size, choice.size, dtype=torch.uint8)
+    names: list[str] = []
     for image_set, indices in sets:
-        readable, kept, _ = image_set.readable(indices, choice.size)
-        images.append(readable)
-        names += [f"{image_set.name}/{image_set.items[i].class_name}" for i in kept]
+        for start in range(0, len(indices), READ_AT_ONCE):
+            part, kept, _ = image_set.readable(indices[start : start + READ_AT_ONCE], choice.size)
+            pixels[len(names) : len(names) + len(part)] = part
+            names += [f"{image_set.name}/{image_set.items[i].class_name}" for i in kept]
+    pixels = pixels[: len(names)]
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         raise DataError(
             f"F learns to tell classes apart, and '{choice.data}' leaves {len(classes)}: leave fewer out, "
             "or name a second data set as reference."
         )
-    pixels = torch.cat(images)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([numbers[name] for name in names])
     facts = asdict(choice) | {"images": len(pixels), "classes": classes, "data_sha256": _hash(pixels)}
@@ -776,4 +780,4 @@ def make_scales(name: str, choice: DataChoice, article: int, device: torch.devic
 
 
 def _hash(pixels: Tensor) -> str:
-    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(pixels.contiguous().numpy()).hexdigest()

@@ -29,6 +29,7 @@ from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part
 from anounet.cli import main
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
+from anounet.datasets import open_set
 from anounet.images import decode_file, png_bytes, to_tensor
 from anounet.storage import load_weights
 from anounet.visualization import drain, visualize
@@ -656,6 +657,19 @@ def test_f_can_be_trained_to_be_robust(run, start: Path) -> None:
     assert facts["starting_weights"].startswith("f-Net of the bundle 'a' ")
 
 
+@pytest.mark.parametrize("limit", ["0", "all"])
+def test_f_can_learn_from_every_image(run, start: Path, tmp_path: Path, limit: str) -> None:
+    data = folder_of(tmp_path, "classes")
+    shutil.copytree(data / "train/nut", data / "train/bolt")
+    words = ["--data", data, "--normal", "nut", "--size", 32, "--device", "cpu", *F_NET, "--start", start]
+    learned = []
+    for some in (["--limit", 12], ["--limit", limit]):
+        assert run("train-fnet", "--name", "f", *words, *some)[0] == 0
+        facts = load_weights(load_bundle("f", "cpu").folder / "f_net.pt", "f_net")[1]
+        learned.append((facts["images"], facts["limit"]))
+    assert learned == [(12, 12), (len(open_set(str(data), "train")), None)]
+
+
 def test_a_killed_training_of_f_goes_on_to_the_same_f(run, start: Path, weights: Path) -> None:
     words = [*DATA, *F_NET, "--start", start, "--epochs", 12, "--robust"]
     process = subprocess.Popen(
@@ -723,6 +737,7 @@ def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
         (["train-fnet", "--name", "n", *DATA, "--width", "0.7"], "MobileNetV2's width is one of"),
         (["train-fnet", "--name", "n", *DATA, "--epochs", "0"], "The epochs must lie between"),
         (["train-fnet", "--name", "n", *DATA, "--limit", "3"], "F needs 10 images or more"),
+        (["train-fnet", "--name", "n", *DATA, "--limit", "most"], "a number of images or 'all', not 'most'"),
         (["train-fnet", "--name", "n", *DATA, "--size", "50"], "multiple of 16"),
         (["prepare", "--name", "n", *DATA, "--size", "50"], "multiple of 16 between 32 and 512, not 50"),
         (["prepare", "--name", "n", *DATA, "--size", "1024"], "multiple of 16 between 32 and 512"),

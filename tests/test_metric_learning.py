@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from PIL import Image
 from torch import Tensor
 
 from anounet import metric_learning, prepare
 from anounet.bundle import Bundle, bundle_folder, load_bundle
+from anounet.datasets import open_set
 from anounet.feature_net import FeatureNet
 from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, compactness, train_f_net
 from anounet.storage import WeightsError, load_checkpoint, load_weights, save_checkpoint
@@ -151,6 +154,41 @@ def test_an_f_says_where_it_comes_from(made: Path, tmp_path: Path) -> None:
     assert facts["made"].endswith("+00:00")
     other = prepare.f_net_data(prepare.DataChoice(normal="streaks", limit=20, size=32, seed=1))
     assert other.facts["data_sha256"] != facts["data_sha256"]
+
+
+def test_f_learns_from_every_image_where_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "READ_AT_ONCE", 7)
+    choice = prepare.DataChoice(normal="streaks", size=32, limit=25)
+    few = prepare.f_net_data(choice)
+    monkeypatch.setattr(prepare, "READ_AT_ONCE", 1000)
+    at_once = prepare.f_net_data(choice)
+    assert torch.equal(few.images, at_once.images) and torch.equal(few.labels, at_once.labels)
+    assert few.facts["data_sha256"] == hashlib.sha256(few.images.numpy().tobytes()).hexdigest()
+    whole = open_set("textures", "train")
+    exclude = tuple(name for name in whole.classes if name not in ("streaks", "wood"))
+    every = prepare.f_net_data(replace(choice, limit=None, exclude=exclude))
+    wanted = whole.where(exclude=exclude, defective=False)
+    assert len(every.images) == len(every.labels) == len(wanted) > 25
+    assert every.images.dtype == torch.uint8
+
+
+def test_a_damaged_image_is_left_out_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bolt", "nut"):
+        folder = tmp_path / "parts" / "train" / name
+        folder.mkdir(parents=True)
+        for number, image in enumerate(tiny.pixels(12, "streaks" if name == "nut" else "wood")):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:02}.png")
+    train = open_set(str(tmp_path / "parts"), "train")
+    wanted, kept, _ = train.readable([i for i in range(len(train)) if i != 3], 32)
+    damaged = tmp_path / "parts" / "train" / train.items[3].class_name / Path(train.items[3].name).name
+    damaged.write_bytes(b"damaged")
+    monkeypatch.setattr(prepare, "READ_AT_ONCE", 5)
+    data = prepare.f_net_data(prepare.DataChoice(str(tmp_path / "parts"), "nut", size=32, limit=None))
+    assert len(wanted) == len(train) - 1 == data.facts["images"] and torch.equal(data.images, wanted)
+    names = [data.classes[label] for label in data.labels.tolist()]
+    assert [name.rpartition("/")[2] for name in names] == [train.items[i].class_name for i in kept]
 
 
 def test_a_choice_that_cannot_be_is_refused() -> None:

@@ -178,10 +178,11 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=int,
+        type=_limit,
         default=None,
-        metavar="N",
-        help=f"images of each data set for F at most (default: {DataChoice.limit})",
+        metavar="N|all",
+        help=f"images of each data set for F at most, drawn at random (default: {DataChoice.limit}); 0 or "
+        "all: every one",
     )
     parser.add_argument(
         "--size",
@@ -190,6 +191,14 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
         metavar="N",
         help=f"side in pixels, a multiple of 16: 96, 128, 192, 256, … (default: {usual_size})",
     )
+
+
+def _limit(text: str) -> int:
+    """A number of images; 0 for "all"."""
+    try:
+        return 0 if text == "all" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a number of images or 'all', not '{text}'") from error
 
 
 def _add_count(parser: argparse.ArgumentParser, text: str) -> None:
@@ -221,6 +230,8 @@ def _choice(given: argparse.Namespace) -> DataChoice:
     changes: dict[str, Any] = {}
     if given.size is not None or info:
         changes["size"] = check_size(info["size"] if given.size is None else given.size)
+    if given.limit == 0:
+        changes["limit"] = None
     if given.exclude is not None:
         changes["exclude"] = tuple(given.exclude)
     if base is None and given.normal is None:
