@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,23 @@ class Backbone(nn.Module):
         super().__init__()
         self.settings = settings
         self.features = mobilenet_v2(width_mult=settings.width).features
+
+    @classmethod
+    def thaw(cls, f_net: FeatureNet, settings: BackboneSettings, source: Path | str) -> Backbone:
+        """A net to train on from a frozen F: F's weights and input normalisation, α of `settings`.
+
+        Raises:
+            WeightsError: F has another width than `settings`; the sentence calls F `source`.
+        """
+        own = f_net.settings
+        if own.width != settings.width:
+            raise WeightsError(
+                f"{source} has width {own.width:g} and not {settings.width:g}: choose that width, or name a "
+                "file of starting weights."
+            )
+        backbone = cls(replace(own, alpha=settings.alpha))
+        backbone.load_state(f_net.state(), source)
+        return backbone
 
     def forward(self, x: Tensor) -> Tensor:
         """α · f / ‖f‖₂ per sample, f the pooled features of x: (B, 3, H, W) in [0, 1] → (B, 1280).
@@ -145,14 +162,7 @@ def starting_backbone(
         except (OSError, RuntimeError) as error:
             failure = f"torchvision's ImageNet weights could not be downloaded ({type(error).__name__})"
     if source is None and fallback is not None:
-        if fallback.settings.width != settings.width:
-            raise WeightsError(
-                f"{failure}, and the shipped f-Net has width {fallback.settings.width}: "
-                f"choose that width, or name a file of starting weights."
-            )
-        kept = BackboneSettings(settings.width, settings.alpha, fallback.settings.mean, fallback.settings.std)
-        backbone = Backbone(kept)
-        backbone.load_state(fallback.state(), "the shipped f-Net")
+        backbone = Backbone.thaw(fallback, settings, f"{failure}, and the shipped f-Net")
         return backbone, f"shipped f-Net {fallback.fingerprint[:12]}"
     raise WeightsError(f"{failure}: name a local file of starting weights (--start FILE).")
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,18 +44,26 @@ from anounet.center import (
     split_held_back,
 )
 from anounet.datasets import DataError, ImageSet, choose, open_set
-from anounet.feature_net import BackboneSettings, FeatureNet, starting_backbone
+from anounet.feature_net import Backbone, BackboneSettings, FeatureNet, starting_backbone
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
 from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
 from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.metrics import image_auroc
-from anounet.storage import WeightsError, load_checkpoint, load_weights, provenance, save_checkpoint
-from anounet.training import TrainingStep
+from anounet.storage import (
+    WeightsError,
+    file_sha256,
+    load_checkpoint,
+    load_weights,
+    provenance,
+    save_checkpoint,
+)
 from anounet.visualization import Result, drain, peak, visualize_anogan, visualize_many
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
+F_NET_CHECKPOINT = "f_net.progress"  # likewise
+READ_AT_ONCE = 1000  # images
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class DataChoice:
     data: str = "textures"  # data set: "textures", a name in $ANOUNET_DATA, or a folder's or ZIP's path
     normal: str = "streaks"  # the normal class
     exclude: tuple[str, ...] = ()  # classes F must never see: the known anomalies
-    limit: int | None = 6000  # images for F's training at most (the article's 6,000); None: all
+    limit: int | None = 6000  # images of each set for F's training at most (the article's 6,000); None: all
     reference: str | None = None  # a second data set whose classes F tells apart too
     size: int = 96  # side of the images in pixels
     seed: int = 0  # of the random choice of images
@@ -86,6 +95,7 @@ class FNetData:
     images: Tensor  # (N, 3, size, size) uint8
     labels: Tensor  # (N,) int64
     classes: tuple[str, ...]
+    normal: int | None  # the normal class's label; None where no image of it was drawn
     facts: dict[str, Any]
 
 
@@ -101,22 +111,25 @@ def f_net_data(choice: DataChoice) -> FNetData:
     if choice.reference:
         second = open_set(choice.reference, "train")
         sets.append((second, choose(second.where(defective=False), choice.limit, choice.seed)))
-    images, names = [], []
+    # Read in parts into one tensor: of all images of a large set there is no memory for a second copy.
+    pixels = torch.empty(sum(len(i) for _, i in sets), 3, choice.size, choice.size, dtype=torch.uint8)
+    names: list[str] = []
     for image_set, indices in sets:
-        readable, kept, _ = image_set.readable(indices, choice.size)
-        images.append(readable)
-        names += [f"{image_set.name}/{image_set.items[i].class_name}" for i in kept]
+        for start in range(0, len(indices), READ_AT_ONCE):
+            part, kept, _ = image_set.readable(indices[start : start + READ_AT_ONCE], choice.size)
+            pixels[len(names) : len(names) + len(part)] = part
+            names += [f"{image_set.name}/{image_set.items[i].class_name}" for i in kept]
+    pixels = pixels[: len(names)]
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         raise DataError(
             f"F learns to tell classes apart, and '{choice.data}' leaves {len(classes)}: leave fewer out, "
             "or name a second data set as reference."
         )
-    pixels = torch.cat(images)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([numbers[name] for name in names])
     facts = asdict(choice) | {"images": len(pixels), "classes": classes, "data_sha256": _hash(pixels)}
-    return FNetData(pixels, labels, classes, facts)
+    return FNetData(pixels, labels, classes, numbers.get(f"{main.name}/{choice.normal}"), facts)
 
 
 def normal_images(choice: DataChoice, count: int | None) -> tuple[ImageSet, list[int]]:
@@ -126,19 +139,195 @@ def normal_images(choice: DataChoice, count: int | None) -> tuple[ImageSet, list
     return images, choose(images.where(choice.normal, defective=False), count, choice.seed)
 
 
+@dataclass(frozen=True)
+class FNetTraining:
+    """What makes a training of F what it is: one that was cut off goes on where all of this is the same.
+
+    Attributes:
+        choice: its images, but for `count`, which is not F's.
+        settings: with every number in its place.
+        start: which weights it begins with: the SHA-256 of a file or of a bundle's F, or what was asked for.
+        data_sha256: of the images.
+    """
+
+    choice: DataChoice
+    settings: FNetSettings
+    start: str
+    data_sha256: str
+
+    @classmethod
+    def of(
+        cls, choice: DataChoice, settings: FNetSettings, start: str | None, data: FNetData
+    ) -> FNetTraining:
+        chosen = replace(choice, count=DataChoice.count)
+        return cls(chosen, settings.resolved(), _start_mark(start), data.facts["data_sha256"])
+
+
+@dataclass(frozen=True)
+class BegunFNet:
+    """A training of F that was cut off."""
+
+    training: FNetTraining
+    source: str  # where its starting weights came from
+    backbone: BackboneSettings
+    checkpoint: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.checkpoint["step"])
+
+    def save(self, path: Path) -> None:
+        values = {"training": asdict(self.training), "backbone": asdict(self.backbone)}
+        save_checkpoint(path, values | {"source": self.source, "checkpoint": self.checkpoint})
+
+
+def begun_f_net(name: str) -> BegunFNet | None:
+    """The bundle's training of F that was cut off; None where there is none, or none that can go on."""
+    kept = load_checkpoint(bundle_folder(name) / F_NET_CHECKPOINT)
+    try:
+        values = dict(kept["training"])
+        values["choice"] = DataChoice(**values["choice"])
+        values["settings"] = FNetSettings(**values["settings"])
+        settings = BackboneSettings.from_json(kept["backbone"])
+        begun = BegunFNet(FNetTraining(**values), str(kept["source"]), settings, dict(kept["checkpoint"]))
+        return begun if begun.step > 0 else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def make_f_net(
-    data: FNetData, settings: FNetSettings, start: str | None, device: torch.device | str
-) -> Iterator[tuple[TrainingStep, dict[str, Any]]]:
-    """Trains F; yields each TrainingStep with the provenance that a checkpoint made of it carries."""
-    backbone, source = starting_backbone(
-        start, BackboneSettings(width=settings.width, alpha=settings.alpha), _shipped_f_net()
-    )
-    trained = data.facts | {"starting_weights": source, "method": "L2-softmax", "settings": asdict(settings)}
-    for step in train_f_net(backbone, data.images, data.labels, settings, device):
-        facts = (
-            {} if step.model is None else provenance(**trained, steps=step.step, metrics=dict(step.metrics))
+    name: str,
+    choice: DataChoice,
+    settings: FNetSettings,
+    start: str | None,
+    device: torch.device | str,
+    info: dict[str, Any],
+    *,
+    data: FNetData | None = None,
+    resume: bool = True,
+    keep: bool = False,
+) -> Iterator[Stage]:
+    """Trains F and saves it at the end of each epoch.
+
+    Every 50 steps and at the end of each epoch all that the training needs to go on is saved: after a crash
+    the same call continues there.
+
+    Args:
+        start: F's starting weights, see `Plan.start`.
+        info: fields of bundle.json, see `describe`.
+        data: what `f_net_data` gave for the choice, where it was read already.
+        resume: go on from where a training with the same data and settings was cut off.
+        keep: leave F as it is where such a training came to its end.
+
+    Raises:
+        WeightsError: the starting weights cannot be had, or are the F that would be replaced.
+    """
+    if start == name and start in bundle_names():
+        raise WeightsError(f"F of '{name}' can't begin with itself: save it under another name.")
+    data = data or f_net_data(choice)
+    training = FNetTraining.of(choice, settings, start, data)
+    if keep and (steps := _steps_of(name, training)):
+        (bundle_folder(name) / F_NET_CHECKPOINT).unlink(missing_ok=True)
+        yield Stage("f-Net", steps, steps, {})
+        return
+    begun = begun_f_net(name) if resume else None
+    if begun is not None and begun.training == training:
+        yield from _f_net_stages(name, data, begun, device, info)
+        return
+    if begun is not None:
+        note = f"a training of F with other data or settings was cut off at step {begun.step}: starts anew"
+        yield Stage("f-Net", 0, 1, {}, notes=(note,))
+    backbone, source = _starting(start, BackboneSettings(width=settings.width, alpha=settings.alpha))
+    fresh = BegunFNet(training, source, backbone.settings, {})
+    yield from _f_net_stages(name, data, fresh, device, info, backbone)
+
+
+def resume_f_net(name: str, device: torch.device | str, command: str) -> Iterator[Stage]:
+    """Goes on with the bundle's training of F that was cut off, whatever it was.
+
+    Raises:
+        DataError: there is none, or its images are not the same any more.
+    """
+    begun = begun_f_net(name)
+    if begun is None:
+        raise DataError(f"There is no training of F to go on with in '{name}': train it anew.")
+    data = f_net_data(begun.training.choice)
+    if data.facts["data_sha256"] != begun.training.data_sha256:
+        raise DataError(
+            f"The images of '{begun.training.choice.data}' have changed since the training of F for '{name}' "
+            "was cut off: train it anew."
         )
-        yield step, facts
+    yield from _f_net_stages(name, data, begun, device, describe(begun.training.choice, command=command))
+
+
+def _f_net_stages(
+    name: str,
+    data: FNetData,
+    begun: BegunFNet,
+    device: torch.device | str,
+    info: dict[str, Any],
+    backbone: Backbone | None = None,
+) -> Iterator[Stage]:
+    """Trains F from a checkpoint, or from a backbone; saves F and checkpoints as they come."""
+    training, path = begun.training, bundle_folder(name) / F_NET_CHECKPOINT
+    facts = data.facts | {
+        "starting_weights": begun.source,
+        "start": training.start,
+        "method": training.settings.method,
+        "settings": asdict(training.settings),
+    }
+    steps = train_f_net(
+        backbone or Backbone(begun.backbone),
+        data.images,
+        data.labels,
+        training.settings,
+        device,
+        normal=data.normal,
+        resume=begun.checkpoint or None,
+    )
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                meta = provenance(**facts, steps=step.step, total=step.total, metrics=dict(step.metrics))
+                save_part(name, f_net=step.model, meta=meta, **info)
+            if step.checkpoint is not None:
+                replace(begun, checkpoint=dict(step.checkpoint)).save(path)
+            yield Stage("f-Net", step.step, step.total, dict(step.metrics))
+    path.unlink(missing_ok=True)
+
+
+def _steps_of(name: str, training: FNetTraining) -> int:
+    """The steps of the bundle's F where it is what this training ends with; else 0."""
+    try:
+        _, meta = load_weights(bundle_folder(name) / PARTS["f_net"], "f_net")
+    except WeightsError:
+        return 0
+    wanted = {
+        "data_sha256": training.data_sha256,
+        "settings": asdict(training.settings),
+        "start": training.start,
+        "normal": training.choice.normal,
+        "total": meta.get("steps"),
+    }
+    return int(meta["steps"]) if all(meta.get(key, 0) == value for key, value in wanted.items()) else 0
+
+
+def _start_mark(start: str | None) -> str:
+    """Names the starting weights by their content, where they are a file or a bundle's F."""
+    if start is not None and Path(start).is_file():
+        return file_sha256(Path(start))
+    if start in bundle_names():
+        return load_bundle(start, "cpu", only_f_net=True).f_net.fingerprint
+    return start or "default"
+
+
+def _starting(start: str | None, settings: BackboneSettings) -> tuple[Backbone, str]:
+    """The net to begin from, and where its weights came from; see `Plan.start`."""
+    if start in bundle_names() and not Path(start).is_file():
+        f_net = load_bundle(start, "cpu", only_f_net=True).f_net
+        source = f"f-Net of the bundle '{start}'"
+        return Backbone.thaw(f_net, settings, f"The {source}"), f"{source} {f_net.fingerprint[:12]}"
+    return starting_backbone(start, settings, _shipped_f_net())
 
 
 def _shipped_f_net() -> FeatureNet | None:
@@ -372,7 +561,9 @@ class Plan:
     identity: UNetSettings | None = None  # None: the general one
     instant: InstantSettings | None = field(default_factory=InstantSettings)  # None: no `instant` mode
     anogan: AnoGANSettings | None = None  # None: without the rival
-    start: str | None = None  # F's starting weights (see `starting_backbone`)
+    start: str | None = (
+        None  # F's starting weights: a bundle whose F to go on from, else see `starting_backbone`
+    )
     article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
 
 
@@ -381,8 +572,8 @@ def prepare(
 ) -> Iterator[Stage]:
     """Makes the bundle `name`, saving each part as soon as it is done.
 
-    A training of the instant U-Net that was cut off goes on where it was, when all its settings are the same;
-    where the same preparation was cut off later than that, the trained net is kept.
+    A training of F or of the instant U-Net that was cut off goes on where it was, when all its settings are
+    the same; where the same preparation was cut off later than that, the trained net is kept.
 
     Args:
         command: what made it, kept in bundle.json.
@@ -395,12 +586,7 @@ def prepare(
         choice, command=command, seconds_to_prepare=None, settings={"fast": fast} if fast else {}
     )
     if plan.f_net is not None:
-        data = f_net_data(choice)
-        for step, facts in make_f_net(data, plan.f_net, plan.start, device):
-            if step.model is not None:
-                save_part(name, f_net=step.model, meta=facts, **described)
-            yield Stage("f-Net", step.step, step.total, dict(step.metrics))
-        del data
+        yield from make_f_net(name, choice, plan.f_net, plan.start, device, described, keep=cut_off)
     else:
         copy_f_net(name, **described)
     yield from make_centers(name, choice, plan.patches, device, normals)
@@ -594,4 +780,4 @@ def make_scales(name: str, choice: DataChoice, article: int, device: torch.devic
 
 
 def _hash(pixels: Tensor) -> str:
-    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(pixels.contiguous().numpy()).hexdigest()

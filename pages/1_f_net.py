@@ -1,4 +1,4 @@
-"""f-Net: choose the data, then load an f-Net or train one by L2-softmax."""
+"""f-Net: choose the data, then load an f-Net or train one."""
 
 import streamlit as st
 
@@ -47,4 +47,5 @@ with right:
     with loading:
         load()
     with training:
+        forms.continue_f_net()
         forms.train_f_net(chosen)

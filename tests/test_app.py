@@ -34,7 +34,7 @@ from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
 from anounet.images import content_hash, png_bytes
 from anounet.instant import InstantSettings
-from anounet.prepare import DataChoice, describe
+from anounet.prepare import F_NET_CHECKPOINT, DataChoice, begun_f_net, describe
 from anounet.storage import WeightsError, load_weights
 from anounet.unet import UNet
 
@@ -234,7 +234,44 @@ def test_an_f_net_is_trained_and_saved_under_its_name(weights: Path, no_download
     assert at.query_params["job"] == job_of(at, "f_net").id
 
 
-def test_stopping_a_training_keeps_the_last_epoch(weights: Path, no_download: None) -> None:
+def test_an_f_net_can_be_trained_by_doc(weights: Path, no_download: None) -> None:
+    at = prepared_training(1, "drawn")
+    assert "the normal one among them" in words(at) and at.number_input(key="rate").value == 1e-4
+    at.segmented_control(key="objective").set_value("doc")
+    sound(at.run())
+    assert "normal images are drawn together" in words(at) and at.number_input(key="rate").value == 5e-5
+    at.number_input(key="limit").set_value(60)
+    sound(at.run())
+    at.button(key="train").click()
+    sound(at.run())
+    settled(at, "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    facts = load_weights(load_bundle("drawn").folder / "f_net.pt", "f_net")[1]
+    assert facts["method"] == "DOC" and facts["settings"]["objective"] == "doc"
+    others = at.multiselect(key="exclude_textures_streaks").options
+    at.multiselect(key="exclude_textures_streaks").set_value(others[1:])
+    sound(at.run())
+    assert "two classes or more apart beside the normal one" in words(at)
+    assert at.button(key="train").disabled
+
+
+def test_a_robust_f_net_can_be_asked_for(weights: Path, no_download: None) -> None:
+    at = prepared_training(1, "robust")
+    assert "adversarial" not in words(at)
+    at.toggle(key="robust").set_value(True)
+    sound(at.run())
+    assert "moves onto the object" in words(at)
+    at.button(key="train").click()
+    sound(at.run())
+    settled(at, "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    facts = load_weights(load_bundle("robust").folder / "f_net.pt", "f_net")[1]
+    assert facts["settings"]["robust_eps"] == 1.5 and facts["settings"]["frozen_blocks"] == 0
+    at.button(key="article").click()
+    assert at.run().toggle(key="robust").value is False
+
+
+def test_stopping_a_training_keeps_the_last_epoch_and_it_can_go_on(weights: Path, no_download: None) -> None:
     at = prepared_training(200, "stopped")
     at.button(key="train").click()
     sound(at.run())
@@ -248,6 +285,21 @@ def test_stopping_a_training_keeps_the_last_epoch(weights: Path, no_download: No
     assert 1 <= job.result.epochs < 200
     assert load_bundle("stopped").center is None
     assert "last whole epoch is kept" in words(sound(at.run()))
+    begun = begun_f_net("stopped")
+    assert begun.step >= job.result.steps - 1
+    at = app(PAGES[1])
+    assert f"was cut off at step {begun.step} of 400" in words(at)
+    # From here on it is short: what it goes on to is compared elsewhere.
+    ending = dict(begun.checkpoint) | {"step": 397}
+    replace(begun, checkpoint=ending).save(weights / "stopped" / F_NET_CHECKPOINT)
+    at = app(PAGES[1])
+    at.button(key="continue_stopped").click()
+    sound(at.run())
+    settled(at, "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    outcome = job_of(at, "f_net").result
+    assert (outcome.name, outcome.epochs, outcome.steps, outcome.stopped) == ("stopped", 200, 400, False)
+    assert "was cut off" not in words(app(PAGES[1]))
 
 
 @pytest.mark.parametrize("name", [SHIPPED, "No Spaces", "../elsewhere", ""])

@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part
 from anounet.cli import main
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
+from anounet.datasets import open_set
 from anounet.images import decode_file, png_bytes, to_tensor
 from anounet.storage import load_weights
 from anounet.visualization import drain, visualize
@@ -615,6 +617,109 @@ def test_how_many_blocks_of_f_stay_frozen_can_be_chosen(run, start: Path) -> Non
         assert torch.allclose(state[name], stated[name], rtol=1e-3, atol=1e-6) is (frozen == 14)
 
 
+def test_f_can_be_trained_by_doc(run, start: Path) -> None:
+    words = [*DATA, *F_NET, "--start", start, "--objective", "doc", "--compactness", 2]
+    assert run("train-fnet", "--name", "drawn", *words)[0] == 0
+    facts = load_weights(load_bundle("drawn", "cpu").folder / "f_net.pt", "f_net")[1]
+    assert facts["method"] == "DOC" and facts["settings"]["compactness"] == 2.0
+    assert facts["settings"]["learning_rate"] == 5e-5 and "compactness" in facts["metrics"]
+    words = [*words, "--train-fnet", "--no-instant"]
+    assert run("prepare", "--name", "prepared", *words)[0] == 0
+    assert load_weights(load_bundle("prepared", "cpu").folder / "f_net.pt", "f_net")[1]["method"] == "DOC"
+
+
+def test_f_can_be_trained_to_be_robust(run, start: Path) -> None:
+    free = [word for word in F_NET if word not in ("--frozen-blocks", "0")]
+
+    def settings_of(name: str) -> tuple[dict, dict]:
+        facts = load_weights(load_bundle(name, "cpu").folder / "f_net.pt", "f_net")[1]
+        return facts, facts["settings"]
+
+    assert run("train-fnet", "--name", "a", *DATA, *free, "--start", start, "--robust")[0] == 0
+    facts, settings = settings_of("a")
+    assert settings["robust_eps"] == 1.5 and settings["frozen_blocks"] == 0
+    assert facts["method"] == "L2-softmax, robust (ε = 1.5)"
+    words = [
+        *free,
+        "--start",
+        "a",
+        "--robust",
+        "--robust-eps",
+        0.5,
+        "--robust-steps",
+        2,
+        "--frozen-blocks",
+        3,
+    ]
+    assert run("train-fnet", "--name", "b", *DATA, *words)[0] == 0
+    facts, settings = settings_of("b")
+    assert [settings[key] for key in ("robust_eps", "robust_steps", "frozen_blocks")] == [0.5, 2, 3]
+    assert facts["starting_weights"].startswith("f-Net of the bundle 'a' ")
+
+
+@pytest.mark.parametrize("limit", ["0", "all"])
+def test_f_can_learn_from_every_image(run, start: Path, tmp_path: Path, limit: str) -> None:
+    data = folder_of(tmp_path, "classes")
+    shutil.copytree(data / "train/nut", data / "train/bolt")
+    words = ["--data", data, "--normal", "nut", "--size", 32, "--device", "cpu", *F_NET, "--start", start]
+    learned = []
+    for some in (["--limit", 12], ["--limit", limit]):
+        assert run("train-fnet", "--name", "f", *words, *some)[0] == 0
+        facts = load_weights(load_bundle("f", "cpu").folder / "f_net.pt", "f_net")[1]
+        learned.append((facts["images"], facts["limit"]))
+    assert learned == [(12, 12), (len(open_set(str(data), "train")), None)]
+
+
+def test_a_killed_training_of_f_goes_on_to_the_same_f(run, start: Path, weights: Path) -> None:
+    words = [*DATA, *F_NET, "--start", start, "--epochs", 12, "--robust"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anounet", "train-fnet", "--name", "killed", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"ANOUNET_WEIGHTS": str(weights)},
+        stderr=subprocess.DEVNULL,
+    )
+    kept, deadline = weights / "killed" / prepare.F_NET_CHECKPOINT, time.monotonic() + 60
+    while not kept.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and kept.exists()
+    done = prepare.begun_f_net("killed").step
+    assert 0 < done < 24
+    status, _, progress = run("train-fnet", "--name", "killed", *words)
+    assert status == 0 and "starts anew" not in progress and not kept.exists()
+    assert run("train-fnet", "--name", "whole", *words)[0] == 0
+    assert load_bundle("killed", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
+
+
+def test_prepare_goes_on_with_the_training_of_f(run, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*DATA, *F_NET, "--start", start, "--epochs", 3, "--train-fnet", "--steps", 2]
+    update, seen, stop = Progress.update, [], ("f-Net", 5)
+
+    def watched(self: Progress, stage: str, done: int, total: int, **metrics: float) -> None:
+        if stage == "f-Net":
+            seen.append(done)
+        if (stage, done) == stop:
+            raise KeyboardInterrupt
+        update(self, stage, done, total, **metrics)
+
+    def steps_of_f() -> list[int]:
+        found = list(seen)
+        seen.clear()
+        return found
+
+    monkeypatch.setattr(Progress, "update", watched)
+    assert run("prepare", "--name", "made", *words)[0] == 130
+    assert steps_of_f() == [1, 2, 3, 4, 5]
+    stop = ("instant U-Net", 1)
+    assert run("prepare", "--name", "made", *words)[0] == 130
+    assert steps_of_f() == [5, 6]
+    stop = ("", 0)
+    assert run("prepare", "--name", "made", *words)[0] == 0
+    assert steps_of_f() == [6]  # it is kept
+    assert run("train-fnet", "--name", "made", *words[:-3], "--fresh")[0] == 0
+    assert steps_of_f() == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
     status, shown, _ = run(
         "train-unet", "--bundle", "tiny", "--start", "trained", "--steps", 2, "--batch", 4, "--json"
@@ -632,12 +737,18 @@ def test_a_trained_identity_net_can_be_had(run, start: Path) -> None:
         (["train-fnet", "--name", "n", *DATA, "--width", "0.7"], "MobileNetV2's width is one of"),
         (["train-fnet", "--name", "n", *DATA, "--epochs", "0"], "The epochs must lie between"),
         (["train-fnet", "--name", "n", *DATA, "--limit", "3"], "F needs 10 images or more"),
+        (["train-fnet", "--name", "n", *DATA, "--limit", "most"], "a number of images or 'all', not 'most'"),
         (["train-fnet", "--name", "n", *DATA, "--size", "50"], "multiple of 16"),
         (["prepare", "--name", "n", *DATA, "--size", "50"], "multiple of 16 between 32 and 512, not 50"),
         (["prepare", "--name", "n", *DATA, "--size", "1024"], "multiple of 16 between 32 and 512"),
         (["prepare", "--name", "n", "--data", "textures"], "'textures' has 10 classes: name the normal one"),
         (["prepare", "--name", "n", *DATA, "--epochs", "2"], "--epochs is about an F of its own"),
         (["prepare", "--name", "n", *DATA, "--frozen-blocks", "0"], "--frozen-blocks is about an F"),
+        (["prepare", "--name", "n", *DATA, "--objective", "doc"], "--objective is about an F of its own"),
+        (["prepare", "--name", "n", *DATA, "--robust"], "--robust is about an F of its own"),
+        (["train-fnet", "--name", "n", *DATA, "--start", "tiny"], "'tiny' has width 0.5 and not 1"),
+        (["train-fnet", "--name", "n", *DATA, "--robust-eps", "-1"], "radius of adversarial images must lie"),
+        (["train-fnet", "--name", "n", *DATA, "--objective", "svdd"], "no objective 'svdd' for F: choose"),
         (["prepare", "--name", "n", *DATA, "--steps", "0"], "The instant U-Net's number of steps must lie"),
         (["train-instant", "--bundle", "tiny", "--depth", "9"], "The instant U-Net's depth must lie"),
         (["train-instant", "--bundle", "tiny", "--size", "64"], "works at 32 px and not at 64"),

@@ -15,7 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room is a module or a package directly under anounet. It imports from rooms of a smaller number only.
 LEVELS = {
-    0: ["images", "unet", "optimize", "metrics", "training", "pasting", "_torchvision", "storage"],
+    0: [
+        "images",
+        "unet",
+        "optimize",
+        "metrics",
+        "training",
+        "pasting",
+        "adversarial",
+        "_torchvision",
+        "storage",
+    ],
     1: ["feature_net", "datasets"],
     2: ["center", "anomaly_map"],
     3: ["local_centers"],

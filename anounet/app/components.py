@@ -93,7 +93,10 @@ def f_net_facts(bundle: Bundle, facts: Mapping[str, Any], shipped: bool) -> None
             alpha=f"{bundle.f_net.settings.alpha:g}",
         ),
         t("facts.training"): t(
-            "facts.training_value", epochs=settings.get("epochs", "–"), batch=settings.get("batch", "–")
+            "facts.training_value",
+            method=str(facts.get("method", "–")),
+            epochs=settings.get("epochs", "–"),
+            batch=settings.get("batch", "–"),
         ),
         t("facts.accuracy"): f"{metrics['accuracy']:.0%}" if "accuracy" in metrics else "–",
         t("facts.hash"): bundle.f_net.fingerprint[:12],

@@ -64,7 +64,8 @@ TEXTS: dict[str, str] = {
     "few classes.",
     "data.no_reference": "None",
     "data.limit": "Images at most",
-    "data.limit_help": "Drawn at random from all classes (the article takes 6,000).",
+    "data.limit_help": "Drawn at random from all classes (the article takes 6,000). With a number above what "
+    "there is, F learns from every image; each takes 27 kB of memory at 96 px.",
     "data.size": "Size in pixels",
     "data.size_help": "All images are resized to this square (the article: 96).",
     "data.count": "F learns from **{n} images** of {classes} classes; {normal} of the normal class are there "
@@ -92,7 +93,7 @@ TEXTS: dict[str, str] = {
     "facts.net": "Network",
     "facts.net_value": "MobileNetV2, width {width}, α = {alpha}",
     "facts.training": "Training",
-    "facts.training_value": "L2-softmax, {epochs} epochs, batch {batch}",
+    "facts.training_value": "{method}, {epochs} epochs, batch {batch}",
     "facts.accuracy": "Accuracy in the last batch",
     "facts.hash": "Fingerprint",
     "facts.local": "local centres",
@@ -102,6 +103,14 @@ TEXTS: dict[str, str] = {
     "train.article": "The article’s values",
     "train.article_help": "{epochs} epochs, batch {batch}, learning rate 0.0001, width {width}, α = 5, 6,000 "
     "images.",
+    "train.objective": "Objective",
+    "train.l2_softmax": "L2-softmax: F learns to tell all classes apart, the normal one among them.",
+    "train.doc": "DOC: F tells the other classes apart, while normal images are drawn together.",
+    "train.doc_classes": "DOC tells two classes or more apart beside the normal one: leave fewer out, or add "
+    "a second data set as reference.",
+    "train.robust": "Robust",
+    "train.robust_on": "F learns from adversarial images (L2, ε = {eps} at 96 px): what G changes moves onto "
+    "the object. Training takes about twice as long, and small local detail is judged a little worse.",
     "train.epochs": "Epochs",
     "train.batch": "Batch",
     "train.rate": "Learning rate",
@@ -118,7 +127,10 @@ TEXTS: dict[str, str] = {
     "train.go": "Train",
     "train.busy": "A job of yours is running: stop it or wait for its end.",
     "train.job": "Training the f-Net “{name}”",
-    "train.kept": "Stopped; the last whole epoch is kept.",
+    "train.kept": "Stopped; the last whole epoch is kept, and the training can continue.",
+    "train.cut_off": "The training of “{name}” was cut off at step {step} of {total}.",
+    "train.continue": "Continue at step {step}",
+    "train.nothing_begun": "There is no training of “{name}” to continue: train it anew.",
     "train.done": "Trained.",
     "train.saved": "{what} The bundle “{name}” holds the f-Net after {epochs} epochs, accuracy {accuracy} "
     "lately.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 
 import streamlit as st
 
@@ -17,7 +18,7 @@ from anounet.bundle import SHIPPED, Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES
 from anounet.feature_net import WIDTHS
 from anounet.instant import InstantSettings
-from anounet.metric_learning import ARTICLE, FNetSettings
+from anounet.metric_learning import ARTICLE, LEARNING_RATES, OBJECTIVES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice
 
 F_NET, CENTER, ANOGAN, OWN, INSTANT = "f_net", "center", "anogan", "own", "instant"  # kinds of jobs
@@ -39,14 +40,43 @@ def _begin(key: str, kind: str, label: str, work: Callable[[Job], object], *bund
 
 
 def _use_article() -> None:
+    state, article = st.session_state, ARTICLE.resolved()
+    state["epochs"], state["batch"], state["rate"] = article.epochs, article.batch, article.learning_rate
+    state["width"], state["alpha"], state["limit"] = article.width, article.alpha, DataChoice.limit
+    state["objective"], state["robust"] = article.objective, False
+
+
+def _use_rate_of_objective() -> None:
     state = st.session_state
-    state["epochs"], state["batch"], state["rate"] = ARTICLE.epochs, ARTICLE.batch, ARTICLE.learning_rate
-    state["width"], state["alpha"], state["limit"] = ARTICLE.width, ARTICLE.alpha, DataChoice.limit
+    state["rate"] = LEARNING_RATES.get(state["objective"], LEARNING_RATES[FNetSettings.objective])
+
+
+def _choose_objective() -> str:
+    """What the training minimises, with a sentence on it; each objective brings its own learning rate."""
+    st.session_state.setdefault("objective", FNetSettings.objective)
+    objective = st.segmented_control(
+        t("train.objective"),
+        list(OBJECTIVES),
+        required=True,
+        format_func=OBJECTIVES.__getitem__,
+        key="objective",
+        on_change=_use_rate_of_objective,
+    )
+    objective = objective if objective in OBJECTIVES else FNetSettings.objective
+    st.caption(t("train.doc") if objective == "doc" else t("train.l2_softmax"))
+    return objective
+
+
+def _choose_robust() -> bool:
+    robust = st.toggle(t("train.robust"), key="robust")
+    if robust:
+        st.caption(t("train.robust_on", eps=f"{ROBUST_EPS:g}"))
+    return robust
 
 
 def choose_training() -> FNetSettings:
     """Every setting of the training; the defaults stand in `FNetSettings`, the article's one click away."""
-    defaults = FNetSettings()
+    defaults = FNetSettings().resolved()
     for key, value in {
         "epochs": defaults.epochs,
         "batch": defaults.batch,
@@ -63,6 +93,7 @@ def choose_training() -> FNetSettings:
         on_click=_use_article,
         help=t("train.article_help", epochs=ARTICLE.epochs, batch=ARTICLE.batch, width=f"{ARTICLE.width:g}"),
     )
+    objective, robust = _choose_objective(), _choose_robust()
     a, b, c = st.columns(3)
     epochs = a.number_input(t("train.epochs"), 1, 200, key="epochs")
     batch = b.number_input(t("train.batch"), 2, 512, key="batch")
@@ -75,7 +106,9 @@ def choose_training() -> FNetSettings:
         alpha=clamp(alpha, 0.5, 50.0, defaults.alpha),
         epochs=int(clamp(epochs, 1, 200, defaults.epochs)),
         batch=int(clamp(batch, 2, 512, defaults.batch)),
-        learning_rate=clamp(rate, 1e-6, 0.1, defaults.learning_rate),
+        learning_rate=clamp(rate, 1e-6, 0.1, LEARNING_RATES[objective]),
+        objective=objective,
+        robust_eps=ROBUST_EPS if robust else 0.0,
         seed=int(clamp(seed, 0, 2**31 - 1, defaults.seed)),
     )
 
@@ -87,7 +120,9 @@ def train_f_net(choice: DataChoice | None) -> None:
     taken = bundle_names()
     suggested = models.free_name(choice.normal, choice.data, taken) if choice else ""
     name = st.text_input(t("name.save_as"), suggested, key=f"name_{suggested}", help=t("name.help"))
-    fault = t("data.fix_first") if choice is None else _start_fault(settings) if start is None else ""
+    fault = t("data.fix_first") if choice is None else _objective_fault(choice, settings)
+    if not fault and start is None:
+        fault = _start_fault(settings)
     if not fault:
         try:
             name = centers.check_new_name(name)
@@ -105,6 +140,28 @@ def train_f_net(choice: DataChoice | None) -> None:
             lambda job: training.train_f_net(job, name, choice, settings, *weights),
             name,
         )
+
+
+def continue_f_net() -> None:
+    """For each training of an f-Net that was cut off or stopped: an offer to go on with it."""
+    for begun in models.begun_f_nets():
+        with st.container(border=True):
+            st.markdown(t("train.cut_off", name=begun.name, step=begun.step, total=begun.total))
+            title, key = t("train.continue", step=begun.step), f"continue_{begun.name}"
+            if _start_button(F_NET, title, "", key=key, icon=":material/resume:"):
+                _begin_again(begun.name)
+
+
+def _begin_again(name: str) -> None:
+    work = partial(training.continue_f_net, name=name)
+    _begin(f"continue f-net {name}", F_NET, t("train.job", name=name), work, name)
+
+
+def _objective_fault(choice: DataChoice, settings: FNetSettings) -> str:
+    """Why the chosen classes are too few for the objective, if so."""
+    others = len(models.class_counts(choice.data)) - len(choice.exclude) - 1
+    others += len(models.class_counts(choice.reference)) if choice.reference else 0
+    return t("train.doc_classes") if settings.objective == "doc" and others < 2 else ""
 
 
 def _start_fault(settings: FNetSettings) -> str:

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,34 @@ from anounet import ano_unet
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
 from anounet.app.work import training
-from anounet.bundle import PARTS, SHIPPED, Bundle, bundle_folder, default_device, load_bundle, read_info
+from anounet.bundle import (
+    PARTS,
+    SHIPPED,
+    Bundle,
+    bundle_folder,
+    default_device,
+    load_bundle,
+    read_info,
+    weights_folder,
+)
 from anounet.center import split_held_back
 from anounet.datasets import ImageSet, available, choose, open_set
 from anounet.images import to_pixels, to_tensor
 from anounet.local_centers import LocalCenters, patches
-from anounet.prepare import CHECKPOINT, DataChoice, Scores, choice_of, normal_images, score_split
+from anounet.prepare import (
+    CHECKPOINT,
+    F_NET_CHECKPOINT,
+    DataChoice,
+    Scores,
+    begun_f_net,
+    choice_of,
+    normal_images,
+    score_split,
+)
 from anounet.storage import WeightsError, load_weights
 from anounet.visualization import visualize_many
 
+MOST_BEGUN = 5  # trainings of f-Nets that are offered to be gone on with
 SCORED = 60  # test images scored a group, for the histogram on the page C
 
 
@@ -264,6 +284,36 @@ def interrupted(opened: Bundle) -> training.Interrupted | None:
 @st.cache_data(max_entries=4, show_spinner=False)
 def _interrupted(name: str, centers: str, changed: int) -> training.Interrupted | None:
     return training.interrupted(name, centers)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training of an f-Net that was cut off or stopped, and can go on."""
+
+    name: str  # the bundle
+    step: int
+    total: int
+
+
+def begun_f_nets() -> list[Begun]:
+    """Those trainings that no job is at, the latest first."""
+    paths = sorted(weights_folder().glob(f"*/{F_NET_CHECKPOINT}"), key=_changed, reverse=True)
+    free = [path for path in paths if jobs().unless_used(path.parent.name, lambda: None)]
+    found = [_begun(path.parent.name, _changed(path)) for path in free[:MOST_BEGUN]]
+    return [begun for begun in found if begun is not None]
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # the training has just ended
+        return 0
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _begun(name: str, changed: int) -> Begun | None:
+    begun = begun_f_net(name)
+    return Begun(name, begun.step, int(begun.checkpoint["total"])) if begun is not None else None
 
 
 # --- data sets ---------------------------------------------------------------------------------------

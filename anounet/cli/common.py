@@ -67,16 +67,20 @@ def _left(seconds: float) -> str:
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type, helps: dict[str, str]) -> None:
-    """Adds a flag for each field of a dataclass that `helps` names; the default stands there only."""
+    """Adds a flag for each field of a dataclass that `helps` names; the default stands there only.
+
+    A default of None is for the help to explain.
+    """
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name in helps:
+            default = "" if field.default is None else f" (default: {field.default})"
             parser.add_argument(
                 "--" + field.name.replace("_", "-"),
                 type=_plain(hints[field.name]),
                 default=None,
                 metavar="N" if _plain(hints[field.name]) in (int, float) else "NAME",
-                help=f"{helps[field.name]} (default: {field.default})",
+                help=helps[field.name] + default,
             )
 
 

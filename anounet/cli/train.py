@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
 from anounet.instant import InstantSettings
 from anounet.local_centers import PatchSettings
-from anounet.metric_learning import FNetSettings
+from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice, Plan, Stage
 
 _F_NET = {
@@ -37,8 +38,14 @@ _F_NET = {
     "alpha": "α, the norm of F(x)",
     "epochs": "epochs",
     "batch": "images a step",
-    "learning_rate": "learning rate of Adam with amsgrad",
-    "frozen_blocks": "first blocks, of 19, that keep their starting weights",
+    "learning_rate": f"learning rate (default: {LEARNING_RATES['l2-softmax']:g} of Adam with amsgrad, "
+    f"for doc {LEARNING_RATES['doc']:g} of SGD)",
+    "frozen_blocks": f"first blocks, of 19, that keep their starting weights (default: {FROZEN_BLOCKS}, of a "
+    "robust F none)",
+    "objective": "l2-softmax, or doc: the normal class drawn together, the others told apart",
+    "compactness": "λ, weight of drawing the normal class together, for doc",
+    "robust_eps": "L2 radius of the adversarial images that F learns from, at 96 px; 0: from the images",
+    "robust_steps": "steps to an adversarial image",
 }
 _INSTANT = {
     "steps": "updates",
@@ -94,11 +101,14 @@ def add_commands(commands: Any) -> None:
     )
     everything.set_defaults(run=run_prepare)
 
-    f_net = commands.add_parser("train-fnet", help="train F by metric learning on the normal class")
+    f_net = commands.add_parser(
+        "train-fnet", help="train F by metric learning on the normal class; goes on where it was cut off"
+    )
     _add_data(f_net, need=True)
     f_net.add_argument("--name", required=True, metavar="NAME", help="the bundle's name")
     add_settings(f_net, FNetSettings, _F_NET)
     _add_f_net(f_net)
+    f_net.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
     f_net.set_defaults(run=run_f_net)
 
     center = commands.add_parser("center", help="compute both kinds of C, and thresholds, for a bundle's F")
@@ -168,10 +178,11 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=int,
+        type=_limit,
         default=None,
-        metavar="N",
-        help=f"images of each data set for F at most (default: {DataChoice.limit})",
+        metavar="N|all",
+        help=f"images of each data set for F at most, drawn at random (default: {DataChoice.limit}); 0 or "
+        "all: every one",
     )
     parser.add_argument(
         "--size",
@@ -180,6 +191,14 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
         metavar="N",
         help=f"side in pixels, a multiple of 16: 96, 128, 192, 256, … (default: {usual_size})",
     )
+
+
+def _limit(text: str) -> int:
+    """A number of images; 0 for "all"."""
+    try:
+        return 0 if text == "all" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a number of images or 'all', not '{text}'") from error
 
 
 def _add_count(parser: argparse.ArgumentParser, text: str) -> None:
@@ -191,10 +210,16 @@ def _add_count(parser: argparse.ArgumentParser, text: str) -> None:
 def _add_f_net(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--article", action="store_true", help="the article's settings of F, 30 epochs")
     parser.add_argument(
+        "--robust",
+        action="store_true",
+        help=f"a robust F, the same as --robust-eps {ROBUST_EPS:g}: changes come to lie on the object; takes "
+        "twice as long",
+    )
+    parser.add_argument(
         "--start",
-        metavar="FILE",
-        help="F's starting weights: a state dict of MobileNetV2 features, or 'download' "
-        "(default: torchvision's where they can be downloaded, else the shipped F)",
+        metavar="FILE|BUNDLE",
+        help="F's starting weights: a state dict of MobileNetV2 features, a bundle whose F to go on from, or "
+        "'download' (default: torchvision's where they can be downloaded, else the shipped F)",
     )
 
 
@@ -205,6 +230,8 @@ def _choice(given: argparse.Namespace) -> DataChoice:
     changes: dict[str, Any] = {}
     if given.size is not None or info:
         changes["size"] = check_size(info["size"] if given.size is None else given.size)
+    if given.limit == 0:
+        changes["limit"] = None
     if given.exclude is not None:
         changes["exclude"] = tuple(given.exclude)
     if base is None and given.normal is None:
@@ -223,7 +250,8 @@ def _only_class(data: str) -> str:
 
 
 def _f_net_settings(given: argparse.Namespace) -> FNetSettings:
-    return settings_from(given, FNetSettings, metric_learning.ARTICLE if given.article else None)
+    base = metric_learning.ARTICLE if given.article else FNetSettings()
+    return settings_from(given, FNetSettings, replace(base, robust_eps=ROBUST_EPS) if given.robust else base)
 
 
 def _command(given: argparse.Namespace) -> str:
@@ -278,7 +306,7 @@ def _resumable(given: argparse.Namespace, name: str, stages: Iterator[Stage]) ->
 def run_prepare(given: argparse.Namespace) -> int:
     bundle_folder(given.name)
     own_f_net = [flag for flag in (*_F_NET, "start") if getattr(given, flag) is not None]
-    own_f_net += ["article"] if given.article else []
+    own_f_net += [flag for flag in ("article", "robust") if getattr(given, flag)]
     if own_f_net and not given.train_fnet:
         flag = own_f_net[0].replace("_", "-")
         raise ValueError(f"--{flag} is about an F of its own: add --train-fnet.")
@@ -301,18 +329,17 @@ def run_prepare(given: argparse.Namespace) -> int:
 
 
 def run_f_net(given: argparse.Namespace) -> int:
-    bundle_folder(given.name)
-    choice, settings, device = _choice(given), _f_net_settings(given), device_of(given)
-
-    def stages() -> Iterable[Stage]:
-        data = prepare.f_net_data(choice)
-        for step, facts in prepare.make_f_net(data, settings, given.start, device):
-            if step.model is not None:
-                described = prepare.describe(choice, command=_command(given))
-                save_part(given.name, f_net=step.model, meta=facts, **described)
-            yield Stage("f-Net", step.step, step.total, dict(step.metrics))
-
-    return _report(given, given.name, _follow(given, stages()))
+    choice, device = _choice(given), device_of(given)
+    stages = prepare.make_f_net(
+        given.name,
+        choice,
+        _f_net_settings(given),
+        given.start,
+        device,
+        prepare.describe(choice, command=_command(given)),
+        resume=not given.fresh,
+    )
+    return _resumable(given, given.name, stages)
 
 
 def run_center(given: argparse.Namespace) -> int:

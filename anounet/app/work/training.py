@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from anounet.bundle import (
     default_device,
     load_bundle,
     read_info,
-    save_part,
 )
 from anounet.images import to_pixels
 from anounet.instant import InstantSettings
@@ -32,12 +32,15 @@ from anounet.pasting import PasteSettings, paste
 from anounet.prepare import (
     CHECKPOINT,
     DataChoice,
+    Stage,
+    begun_f_net,
     describe,
     f_net_data,
     make_anogan,
     make_f_net,
     make_instant,
     normal_images,
+    resume_f_net,
 )
 from anounet.storage import WeightsError, load_checkpoint
 
@@ -62,7 +65,7 @@ class FNetOutcome:
 def train_f_net(
     job: Job, name: str, choice: DataChoice, settings: FNetSettings, start: bytes | None, start_name: str = ""
 ) -> FNetOutcome | None:
-    """Trains F and saves it at the end of every epoch, so that a stop keeps the last one."""
+    """Trains F and saves it at the end of every epoch, so that a stop keeps the last one, and can go on."""
     check_new_name(name)
     job.stage(t("job.reading"))
     data = f_net_data(choice)
@@ -73,34 +76,48 @@ def train_f_net(
         handle, path = tempfile.mkstemp(suffix=Path(start_name).suffix or ".pth")
         with os.fdopen(handle, "wb") as file:
             file.write(start)
-    kept, step, accuracy = 0, None, 0.0
+    info = describe(choice, command=MADE_BY)
     try:
-        stream = make_f_net(data, settings, path, default_device())
-        with closing_stream(stream):
-            for step, facts in stream:
-                if step.step == 1:
-                    job.stage(t("job.training_f_net"), step.total)
-                job.advance(step.step, step.total, step.metrics)
-                accuracy = (
-                    step.metrics["accuracy"]
-                    if step.step == 1
-                    else (0.9 * accuracy + 0.1 * step.metrics["accuracy"])
-                )
-                if step.model is not None:
-                    described = describe(choice, command=MADE_BY)
-                    save_part(name, f_net=step.model, meta=facts, **described)
-                    kept += 1
-                    job.milestone()
-                if job.cancelled:
-                    break
+        stream = make_f_net(name, choice, settings, path, default_device(), info, data=data)
+        return _follow_f_net(job, name, stream, settings.epochs)
     finally:
         if path is not None:
             os.unlink(path)
+
+
+def continue_f_net(job: Job, name: str) -> FNetOutcome | None:
+    """Goes on with a training of F that was cut off, or stopped."""
+    job.stage(t("job.reading"))
+    begun = begun_f_net(name)
+    if begun is None:
+        raise WeightsError(t("train.nothing_begun", name=name))
+    stream = resume_f_net(name, default_device(), command=MADE_BY)
+    return _follow_f_net(job, name, stream, begun.training.settings.epochs)
+
+
+def _follow_f_net(job: Job, name: str, stream: Iterator[Stage], epochs: int) -> FNetOutcome | None:
+    """Shows a training of F and its end; None where it was stopped before F was saved for the first time."""
+    stage, first, kept, accuracy = None, None, 0, 0.0
+    with closing_stream(stream):
+        for stage in stream:
+            if not stage.metrics:  # only a note
+                continue
+            if first is None:
+                first = stage.done
+                job.stage(t("job.training_f_net"), stage.total, first=first - 1)
+                kept, accuracy = (first - 1) * epochs // stage.total, stage.metrics["accuracy"]
+            job.advance(stage.done, stage.total, stage.metrics)
+            accuracy = 0.9 * accuracy + 0.1 * stage.metrics["accuracy"]
+            if stage.done * epochs // stage.total > kept:  # at the end of an epoch F was saved
+                kept += 1
+                job.milestone()
+            if job.cancelled:
+                break
     if not kept:
         job.check()
         return None
-    stopped = step is not None and step.step < step.total
-    return FNetOutcome(name, kept, step.step, stopped, accuracy, dict(job.progress.curves))
+    curves = dict(job.progress.curves)
+    return FNetOutcome(name, kept, stage.done, stage.done < stage.total, accuracy, curves)
 
 
 # --- instant -----------------------------------------------------------------------------------------
