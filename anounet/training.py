@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ def steps_in_all(count: int, batch: int, epochs: int) -> int:
 def as_images(pixels: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, 3, H, W) → float32 in [0, 1] on the device."""
     return pixels.to(device, non_blocking=True).float().div_(255)
+
+
+def images_sha256(pixels: Tensor) -> str:
+    """What a training's images are told from others by: SHA-256 of uint8 (N, 3, H, W)."""
+    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
 
 
 def check_loss(loss: Tensor, step: int, what: str) -> float:

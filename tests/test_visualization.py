@@ -15,6 +15,7 @@ from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, heat_map, map_set
 from anounet.bundle import Bundle
 from anounet.center import features_of
+from anounet.decoder import redraw
 from anounet.images import ImageError
 from anounet.visualization import (
     INSTANT_BATCH,
@@ -22,7 +23,9 @@ from anounet.visualization import (
     peak,
     visualize,
     visualize_anogan,
+    visualize_decoder,
     visualize_many,
+    visualize_rival,
 )
 
 
@@ -165,6 +168,22 @@ def test_anogan_results(bundle: Bundle) -> None:
         assert (alone.y - result.y).abs().max() < 1e-4
         assert (alone.anomaly_map - result.anomaly_map).abs().max() < 1e-4
         assert alone.score == pytest.approx(result.score, rel=1e-4)
+    assert results[0].seconds == results[1].seconds > 0
+
+
+def test_decoder_results(bundle: Bundle) -> None:
+    x = torch.cat([tiny.images(2), tiny.defective(1)])
+    results = drain(visualize_rival("decoder", x, bundle))
+    drawn = redraw(x, bundle.f_net, bundle.decoder)
+    for i, result in enumerate(results):
+        assert result.method == "decoder" and result.threshold is None and result.losses == {}
+        assert torch.equal(result.x, x[i]) and torch.equal(result.y, drawn[i])
+        assert (result.anomaly_map - heat_map(x[i : i + 1], drawn[i : i + 1], 2.0)[0]).abs().max() < 1e-6
+        assert result.scale == bundle.scale("decoder") and result.limit == bundle.limit("decoder")
+        assert result.score == pytest.approx(float(result.anomaly_map.max()) / result.scale)
+        assert result.maps.keys() == result.scales.keys() == result.limits.keys() == {"residual"}
+        alone = visualize_decoder(x[i : i + 1], bundle)[0]
+        assert (alone.anomaly_map - result.anomaly_map).abs().max() < 1e-5
     assert results[0].seconds == results[1].seconds > 0
 
 
