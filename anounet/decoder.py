@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from anounet.center import features_of
 from anounet.feature_net import FEATURES, FeatureNet
 from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
-from anounet.training import TrainingStep, as_images, check_loss, images_sha256, reinitialize
+from anounet.training import TrainingStep, adam_steps, as_images, images_sha256, reinitialize
 
-CHECKPOINT_EVERY = 200
 MAX_SIDE = 208  # a larger side's second linear layer makes a file that is too large to be opened
 
 
@@ -187,53 +186,31 @@ def train_decoder(
     net = Decoder(settings, images.shape[-1], f_net.fingerprint)
     reinitialize(net, draw)
     net = net.to(device).train()
-    update = torch.optim.Adam(net.parameters(), settings.learning_rate, fused=True)
-    described = asdict(settings) | {"f_net": f_net.fingerprint, "images": images_sha256(images)}
-    first = 0
-    if resume is not None:
-        if resume.get("settings") != described:
-            raise ValueError(
-                "This checkpoint is of a decoder with other settings, images or f-Net: leave it out."
-            )
-        net.load_state_dict(resume["net"])
-        update.load_state_dict(resume["optimizer"])
-        draw.set_state(resume["generator"])
-        first = int(resume["step"])
     features = torch.cat([features_of(f_net, as_images(part, device)) for part in images.split(32)])
-    for step in range(first + 1, settings.steps + 1):
-        for group in update.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
-        chosen = torch.randint(len(images), (settings.batch,), generator=draw)
-        loss = (net(features[chosen].to(device)) - as_images(images[chosen], device)).abs().mean()
-        value = check_loss(loss, step, "decoder")
-        update.zero_grad(set_to_none=True)
-        loss.backward()
-        update.step()
-        last = step == settings.steps
-        shown = last or step % samples_every == 0
-        yield TrainingStep(
-            step=step,
-            total=settings.steps,
-            metrics={"L1": value},
-            model=net.frozen(**(facts or {})) if last else None,
-            samples=_samples(net, features[:8].to(device)) if shown else None,
-            checkpoint={
-                "step": step,
-                "settings": described,
-                "net": {name: t.detach().cpu().clone() for name, t in net.state_dict().items()},
-                "optimizer": copy.deepcopy(update.state_dict()),
-                "generator": draw.get_state(),
-            }
-            if step % CHECKPOINT_EVERY == 0 and not last
-            else None,
-        )
 
+    def loss(chosen: Tensor) -> Tensor:
+        return (net(features[chosen].to(device)) - as_images(images[chosen], device)).abs().mean()
 
-@torch.no_grad()
-def _samples(net: Decoder, features: Tensor) -> Tensor:
-    drawn = net.eval()(features).cpu()
-    net.train()
-    return drawn
+    @torch.no_grad()
+    def samples() -> Tensor:
+        drawn = net.eval()(features[:8].to(device)).cpu()
+        net.train()
+        return drawn
+
+    yield from adam_steps(
+        net,
+        loss,
+        len(images),
+        settings,
+        draw,
+        what="decoder",
+        metric="L1",
+        described=asdict(settings) | {"images": images_sha256(images), "f-Net": f_net.fingerprint},
+        finish=lambda: net.frozen(**(facts or {})),
+        samples=samples,
+        samples_every=samples_every,
+        resume=resume,
+    )
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, decoder, instant, prepare
+from anounet import ano_unet, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part
@@ -598,7 +598,7 @@ def test_train_decoder_goes_on_where_it_was_cut_off(
             if step.step == 3 and len(firsts) < 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoder, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(prepare, "train_decoder", watched)
     words = ["train-decoder", "--bundle", "tiny", "--steps", 4, "--device", "cpu"]
     assert run(*words)[0] == 130

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from anounet import decoder
+from anounet import training
 from anounet.decoder import Decoder, DecoderSettings, redraw, train_decoder
 from anounet.feature_net import FEATURES, FeatureNet
 from anounet.storage import WeightsError, load_weights, save_weights
@@ -62,7 +62,7 @@ def test_an_image_is_drawn_from_its_features_alone(f_net: FeatureNet, made: Deco
 def test_a_training_cut_off_ends_as_one_without_a_stop(
     f_net: FeatureNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     whole = list(train_decoder(tiny.pixels(9), f_net, tiny.DECODER))
     kept = [s.checkpoint for s in whole]
     assert [k["step"] for k in kept if k] == [2, 4]
@@ -71,12 +71,12 @@ def test_a_training_cut_off_ends_as_one_without_a_stop(
     assert [s.metrics for s in rest] == [s.metrics for s in whole[2:]]
     state = whole[-1].model.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in rest[-1].model.state_dict().items())
-    for images, net, settings in (
-        (tiny.pixels(9), f_net, replace(tiny.DECODER, seed=1)),
-        (tiny.pixels(9), tiny.f_net(1), tiny.DECODER),
-        (tiny.pixels(8), f_net, tiny.DECODER),
+    for images, net, settings, other in (
+        (tiny.pixels(9), f_net, replace(tiny.DECODER, seed=1), "seed"),
+        (tiny.pixels(9), tiny.f_net(1), tiny.DECODER, "f-Net"),
+        (tiny.pixels(8), f_net, tiny.DECODER, "images"),
     ):
-        with pytest.raises(ValueError, match="other settings, images or f-Net: leave it out"):
+        with pytest.raises(ValueError, match=f"is of a training with other {other}: go on with the same"):
             next(train_decoder(images, net, settings, resume=kept[1]))
 
 

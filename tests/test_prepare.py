@@ -12,7 +12,7 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, decoder, instant, prepare
+from anounet import ano_unet, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part, verify
@@ -172,7 +172,7 @@ def test_an_interrupted_preparation_leaves_a_bundle_and_goes_on(home: Path, fold
 def test_a_decoder_cut_off_goes_on_where_its_training_is_the_same(
     home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(decoder, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     settings = tiny.DECODER
     list(run(plan(folder, instant=None, decoder=settings), "whole"))
     until(run(plan(folder, instant=None, decoder=settings)), "decoder", 4)
