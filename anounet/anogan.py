@@ -26,7 +26,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 
 from anounet.images import content_seed
 from anounet.optimize import Step, descend
-from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
+from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
 from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
 
 
@@ -140,6 +140,18 @@ class AnoGAN(nn.Module):
     def train(self, mode: bool = True) -> AnoGAN:
         """Does nothing: a trained GAN stays as it is."""
         return self
+
+    @property
+    def fingerprint(self) -> str:
+        """What an encoder names its GAN by."""
+        return fingerprint(_floats(self))
+
+    def check_size(self, x: Tensor) -> None:
+        """Refuses images (…, H, W) of another size than the GAN's."""
+        if x.shape[-1] != self.size or x.shape[-2] != self.size:
+            raise ValueError(
+                f"This AnoGAN takes images of {self.size}×{self.size}, not {x.shape[-2]}×{x.shape[-1]}."
+            )
 
     def save(self, path: Path) -> str:
         return save_weights(path, "anogan", _floats(self), {"size": self.size, **self.meta})
@@ -313,10 +325,7 @@ def reconstruct(
     Yields:
         settings.steps + 1 Steps with `residual`, `discrimination` and `L`; the last carries y = G(z).
     """
-    if x.shape[-1] != gan.size or x.shape[-2] != gan.size:
-        raise ValueError(
-            f"This AnoGAN takes images of {gan.size}×{gan.size}, not {x.shape[-2]}×{x.shape[-1]}."
-        )
+    gan.check_size(x)
     device = next(gan.parameters()).device
     starts = []
     for image in x:

@@ -12,6 +12,7 @@ from anounet.bundle import save_part
 from anounet.center import Center, compute_center
 from anounet.datasets import TextureSet
 from anounet.decoder import Decoder, DecoderSettings, train_decoder
+from anounet.f_anogan import Encoder, EncoderSettings, train_encoder
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
 from anounet.instant import InstantSettings, train_instant
@@ -27,6 +28,7 @@ SCALES |= {"fast-local": 0.3}
 LIMITS = {"fast": 0.06, "instant": 0.2, "instant:score": 1.7, "fast-local:score": 1.4}
 GAN = AnoGANSettings(latent=8, width=8, steps=3, batch=8)
 DECODER = DecoderSettings(steps=5, batch=8, hidden=16, width=8)
+ENCODER = EncoderSettings(steps=5, batch=8, width=8)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -86,6 +88,10 @@ def anogan(size: int = SIZE) -> AnoGAN:
 def decoder(net: FeatureNet, size: int = SIZE) -> Decoder:
     side = torch.nn.functional.interpolate(images(8), size).mul(255).to(torch.uint8)
     return list(train_decoder(side, net, DECODER))[-1].model
+
+
+def encoder(gan: AnoGAN) -> Encoder:
+    return list(train_encoder(pixels(8), gan, ENCODER))[-1].model
 
 
 def save_bundle(name: str = NAME) -> Path:
