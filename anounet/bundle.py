@@ -2,7 +2,7 @@
 
     weights/<name>/bundle.json   what it is, its settings and scales, the SHA-256 of every file
                    f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
-                   decoder.pt
+                   encoder.pt  decoder.pt
 
 A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which.
 """
@@ -25,6 +25,7 @@ from anounet import ano_unet
 from anounet.anogan import AnoGAN
 from anounet.center import Center
 from anounet.decoder import Decoder
+from anounet.f_anogan import Encoder
 from anounet.feature_net import BackboneSettings, FeatureNet
 from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
@@ -41,9 +42,11 @@ PARTS = {
     "identity": "unet_identity.pt",
     "instant": "unet_instant.pt",
     "anogan": "anogan.pt",
+    "encoder": "encoder.pt",
     "decoder": "decoder.pt",
 }
-RIVALS = {"anogan": ("anogan",), "decoder": ("decoder",)}  # what Ano-Unet is compared with → parts needed
+# What Ano-Unet is compared with → the parts needed.
+RIVALS = {"anogan": ("anogan",), "f-anogan": ("anogan", "encoder"), "decoder": ("decoder",)}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
 
@@ -71,6 +74,7 @@ class Bundle:
         identity: the small U-Net that `fast` mode starts from, or None.
         instant: the small U-Net of `instant` mode, trained with `local`, or None.
         anogan: a rival, or None.
+        encoder: f-AnoGAN's, trained with this AnoGAN, or None.
         decoder: another rival, trained with this F, or None.
         scales: "method" for its usual map, "method:map" for the others → the map level that 99.5 % of
             held-back normal pixels stay under.
@@ -88,6 +92,7 @@ class Bundle:
     identity: UNet | None
     instant: GatedUNet | None
     anogan: AnoGAN | None
+    encoder: Encoder | None
     decoder: Decoder | None
     scales: Mapping[str, float]
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -172,6 +177,14 @@ class Bundle:
                 f"or with 'python -m anounet train-anogan --bundle {self.name}'."
             )
         return self.anogan
+
+    def require_encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no encoder for f-AnoGAN yet: train one "
+                f"with 'python -m anounet train-anogan --encoder --bundle {self.name}'."
+            )
+        return self.encoder
 
     def require_decoder(self) -> Decoder:
         if self.decoder is None:
@@ -285,6 +298,9 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     identity = part("identity", lambda path, sha: load_unet(path, sha)[0])
     instant = part("instant", lambda path, sha: load_instant(path, local, sha)[0])
     gan = part("anogan", AnoGAN.load)
+    encoder = part("encoder", Encoder.load)
+    if encoder is not None:
+        encoder.check(gan, folder / PARTS["encoder"])
     decoder = part("decoder", Decoder.load)
     if decoder is not None:
         decoder.check(f_net, folder / PARTS["decoder"])
@@ -299,7 +315,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
             raise WeightsError(
                 f"{folder / PARTS[key]} works at {net.size} px and the bundle at {size}: train {who} anew."
             )
-    for net in (f_net, identity, instant, gan, decoder):
+    for net in (f_net, identity, instant, gan, encoder, decoder):
         if net is not None:
             net.to(device)
     local = local.to(device) if local is not None else None
@@ -314,6 +330,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
         identity=identity,
         instant=instant,
         anogan=gan,
+        encoder=encoder,
         decoder=decoder,
         scales=scales,
         limits=limits,
@@ -339,6 +356,7 @@ def save_part(
     identity: UNet | None = None,
     instant: GatedUNet | None = None,
     anogan: AnoGAN | None = None,
+    encoder: Encoder | None = None,
     decoder: Decoder | None = None,
     meta: Mapping[str, Any] | None = None,
     scales: Mapping[str, float] | None = None,
@@ -349,11 +367,11 @@ def save_part(
 
     A new F takes away what was made from the old one (both kinds of C, the instant U-Net, the decoder, scales
     and limits), and where it is for another normal class, data set or size, AnoGAN too. New local centres
-    take away the instant U-Net that was trained with the old ones.
+    take away the instant U-Net that was trained with the old ones, and a new AnoGAN its encoder.
 
     Args:
         instant: trained with the local centres that are saved with it or are there.
-        meta: provenance of the F or the U-Net that is saved (C, AnoGAN and the decoder carry their own).
+        meta: provenance of the F or the U-Net that is saved (C and the rivals carry their own).
         scales: maps' scales, added to those there are; `limits` likewise.
         info: further fields of bundle.json; `size` is needed for a new bundle.
     """
@@ -371,7 +389,7 @@ def save_part(
         if f_net is not None:
             drop("center", "local", "instant", "decoder")
             if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
-                drop("anogan")
+                drop("anogan", "encoder")
             now["scales"], now["limits"] = {}, {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             files[PARTS["f_net"]] = save_weights(folder / PARTS["f_net"], "f_net", f_net.state(), described)
@@ -391,7 +409,12 @@ def save_part(
         if identity is not None:
             files[PARTS["identity"]] = save_unet(folder / PARTS["identity"], identity, dict(meta or {}))
         if anogan is not None:
+            drop("encoder")
+            for kind in ("scales", "limits"):
+                now.get(kind, {}).pop("f-anogan", None)
             files[PARTS["anogan"]] = anogan.save(folder / PARTS["anogan"])
+        if encoder is not None:
+            files[PARTS["encoder"]] = encoder.save(folder / PARTS["encoder"])
         if decoder is not None:
             files[PARTS["decoder"]] = decoder.save(folder / PARTS["decoder"])
         now["scales"] = now.get("scales", {}) | dict(scales or {})

@@ -45,6 +45,7 @@ from anounet.center import (
 )
 from anounet.datasets import DataError, ImageSet, choose, open_set
 from anounet.decoder import DecoderSettings, check_side, train_decoder
+from anounet.f_anogan import EncoderSettings, train_encoder
 from anounet.feature_net import BackboneSettings, FeatureNet, starting_backbone
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
@@ -57,7 +58,7 @@ from anounet.training import TrainingStep, images_sha256
 from anounet.visualization import Result, drain, peak, visualize_many, visualize_rival
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
-DECODER_CHECKPOINT = "decoder.progress"
+DECODER_CHECKPOINT, ENCODER_CHECKPOINT = "decoder.progress", "encoder.progress"
 RIVAL_BATCH = 16  # images that a rival gets at a time
 
 
@@ -378,6 +379,7 @@ class Plan:
     identity: UNetSettings | None = None  # None: the general one
     instant: InstantSettings | None = field(default_factory=InstantSettings)  # None: no `instant` mode
     anogan: AnoGANSettings | None = None  # None: without AnoGAN
+    encoder: EncoderSettings | None = None  # f-AnoGAN's; None: AnoGAN alone
     decoder: DecoderSettings | None = None  # None: without the decoder
     start: str | None = None  # F's starting weights (see `starting_backbone`)
     article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
@@ -421,6 +423,8 @@ def prepare(
         yield from make_instant(name, choice, plan.instant, device, normals, keep=cut_off)
     if plan.anogan is not None:
         yield from make_anogan(name, choice, plan.anogan, device)
+    if plan.encoder is not None:
+        yield from make_encoder(name, choice, plan.encoder, device, normals)
     if plan.decoder is not None:
         yield from make_decoder(name, choice, plan.decoder, device, normals)
     yield from make_scales(name, choice, plan.article_scale, device)
@@ -612,6 +616,33 @@ def make_anogan(
         yield Stage("AnoGAN", step.step, step.total, dict(step.metrics), step.samples)
 
 
+def make_encoder(
+    name: str,
+    choice: DataChoice,
+    settings: EncoderSettings,
+    device: torch.device | str,
+    normals: Normals | None = None,
+    *,
+    resume: bool = True,
+) -> Iterator[Stage]:
+    """Trains f-AnoGAN's encoder for the bundle's AnoGAN, and saves it at its end; see `make_decoder`."""
+    bundle = load_bundle(name, device)
+    gan, path = bundle.require_anogan(), bundle.folder / ENCODER_CHECKPOINT
+    normals, images = _training_images(bundle, choice, normals)
+    mark = {"images_sha256": images_sha256(images), "gan": gan.fingerprint}
+    before = _checkpoint(path, mark, asdict(settings)) if resume else None
+    facts = provenance(**normals.facts | {"images": len(images)})
+    steps = train_encoder(images, gan, settings, resume=before, facts=facts)
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                save_part(name, encoder=step.model)
+            if step.checkpoint is not None:
+                _keep(path, mark, asdict(settings), step.checkpoint)
+            yield Stage("encoder", step.step, step.total, dict(step.metrics), step.samples)
+    path.unlink(missing_ok=True)
+
+
 def make_decoder(
     name: str,
     choice: DataChoice,
@@ -648,7 +679,8 @@ def make_decoder(
 def make_scales(name: str, choice: DataChoice, article: int, device: torch.device | str) -> Iterator[Stage]:
     """Measures and saves the levels of each method's maps on held-back normals."""
     bundle = load_bundle(name, device)
-    counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "decoder": 200, "article": article}
+    counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "f-anogan": 200, "decoder": 200}
+    counts["article"] = article
     normals = held_back_normals(choice, max(counts.values()), bundle.local or bundle.center)
     for done, (method, count) in enumerate(counts.items()):
         yield Stage("scales", done, len(counts), {})

@@ -1,8 +1,8 @@
 """What a bundle makes of an image: its normalised one, its maps, its score and the verdict.
 
 `visualize` redraws one image as a stream of Steps that ends in a Result; `drain` runs such a stream to its
-end, and `visualize_many` does so for a stream of images. `visualize_anogan` and `visualize_decoder` are the
-rivals', `visualize_rival` names the one.
+end, and `visualize_many` does so for a stream of images. `visualize_anogan`, `visualize_f_anogan` and
+`visualize_decoder` are the rivals', and `visualize_rival` the one that is named.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from anounet import ano_unet, anogan, decoder
+from anounet import ano_unet, anogan, decoder, f_anogan
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import Region, enlarge, heat_map, map_set, regions, smooth
 from anounet.bundle import USUAL_MAP, Bundle
@@ -43,7 +43,8 @@ class Result:
         method: "instant", "fast", "fast-local", "article", or one of `bundle.RIVALS`.
         score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres how many times the level of normal
             pixels the map reaches (`peak`; the distance map's peak in `fast` mode); for AnoGAN the loss where
-            its search ended; for the decoder its map's peak, in units of the map's scale.
+            its search ended, for f-AnoGAN that of its answer; for the decoder its map's
+            peak, in units of the map's scale.
         threshold: above it an image is called anomalous; None for a rival.
         x: (3, H, W) in [0, 1].
         y: the normalised image, as x; None where the gate left the image out.
@@ -387,6 +388,20 @@ def visualize_anogan(
     ]
 
 
+def visualize_f_anogan(x: Tensor, bundle: Bundle) -> list[Result]:
+    """f-AnoGAN's answer for a batch of images in one pass: (B, 3, H, W) in [0, 1] → B Results."""
+    gan, encoder, start = bundle.require_anogan(), bundle.require_encoder(), time.perf_counter()
+    y, losses = f_anogan.redraw(x, gan, encoder)
+    return [
+        replace(
+            result,
+            score=float(losses["L"][i]),
+            losses={name: (float(values[i]),) for name, values in losses.items()},
+        )
+        for i, result in enumerate(_rival_results("f-anogan", x, y, bundle, start))
+    ]
+
+
 def visualize_decoder(x: Tensor, bundle: Bundle) -> list[Result]:
     """The decoder's answer for a batch of images in one pass: (B, 3, H, W) in [0, 1] → B Results.
 
@@ -440,4 +455,4 @@ def visualize_rival(
     bundle.require_rival(rival)
     if rival == "anogan":
         return (yield from visualize_anogan(x, bundle, search))
-    return visualize_decoder(x, bundle)
+    return {"f-anogan": visualize_f_anogan, "decoder": visualize_decoder}[rival](x, bundle)

@@ -91,7 +91,7 @@ def test_a_damaged_file_is_named(weights: Path, file: str) -> None:
         load_bundle("tiny", "cpu")
 
 
-@pytest.mark.parametrize("part", ["center", "local", "identity", "instant", "anogan", "decoder"])
+@pytest.mark.parametrize("part", ["center", "local", "identity", "instant", "anogan", "encoder", "decoder"])
 def test_a_file_of_another_kind_is_named(weights: Path, part: str) -> None:
     folder = weights / "tiny"
     (folder / PARTS[part]).write_bytes((folder / PARTS["f_net"]).read_bytes())
@@ -136,6 +136,23 @@ def test_a_decoder_of_another_f_or_size_is_refused(weights: Path) -> None:
     save_part("tiny", decoder=tiny.decoder(tiny.f_net(), 48))
     with pytest.raises(WeightsError, match=r"decoder\.pt works at 48 px and the bundle at 32"):
         load_bundle("tiny", "cpu")
+
+
+def test_an_encoder_of_another_gan_is_refused(weights: Path) -> None:
+    other = tiny.anogan()
+    other.generator.project.bias.add_(0.5)
+    save_part("tiny", encoder=tiny.encoder(other))
+    with pytest.raises(WeightsError, match=r"encoder\.pt was trained with another AnoGAN"):
+        load_bundle("tiny", "cpu")
+
+
+def test_a_new_gan_drops_its_encoder(weights: Path) -> None:
+    save_part("tiny", anogan=tiny.anogan())
+    changed = load_bundle("tiny", "cpu")
+    assert changed.encoder is None and changed.rivals == ("anogan", "decoder")
+    assert "f-anogan" not in changed.scales and not (weights / "tiny" / PARTS["encoder"]).exists()
+    with pytest.raises(WeightsError, match=r"'tiny' has no encoder for f-AnoGAN yet: .*train-anogan --enc"):
+        drain(visualize_rival("f-anogan", tiny.images(1), changed))
 
 
 def test_an_unknown_bundle_lists_those_there_are(weights: Path) -> None:
@@ -242,9 +259,8 @@ def test_new_local_centres_drop_the_net_of_the_old_ones(weights: Path) -> None:
     save_part("tiny", local=tiny.tiny_local_centers(f_net, 10))
     changed = load_bundle("tiny", "cpu")
     assert changed.instant is None and not (weights / "tiny" / PARTS["instant"]).exists()
-    assert changed.scales == {"fast": 0.05, "anogan": 0.2, "decoder": 0.25} and changed.limits == {
-        "fast": 0.06
-    }
+    assert changed.scales == {"fast": 0.05, "anogan": 0.2, "f-anogan": 0.22, "decoder": 0.25}
+    assert changed.limits == {"fast": 0.06}
     assert changed.center is not None and changed.identity is not None
     assert changed.rivals == tuple(RIVALS)  # they know nothing of local centres
 

@@ -25,7 +25,7 @@ from anounet import ano_unet, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part
-from anounet.cli import main, train
+from anounet.cli import bench, main, train
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
 from anounet.images import decode_file, png_bytes, to_tensor
@@ -411,6 +411,7 @@ def start(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(prepare, "SearchSettings", lambda: SearchSettings(steps=1))
     monkeypatch.setattr(instant, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(train, "DECODER", tiny.DECODER)
+    monkeypatch.setattr(train, "ENCODER", tiny.ENCODER)
     return path
 
 
@@ -441,7 +442,7 @@ def test_prepare_makes_a_bundle_that_can_be_used(
     assert report["bundle"] == "made"
     assert report["files"] == sorted(PARTS.values())
     assert report["modes"] == ["instant", "fast", "article", *RIVALS]
-    stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "decoder", "scales"]
+    stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "encoder", "decoder", "scales"]
     assert list(report["figures"]) == stages
     assert all(stage in progress for stage in report["figures"])
 
@@ -621,6 +622,8 @@ def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
     assert json.loads(shown)["figures"]["identity U-Net"]["L_R"] < 2 / 255
     assert run("train-anogan", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
     assert run("train-decoder", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
+    assert load_bundle("young", "cpu").scales.keys() == {"anogan", "decoder"}
+    assert run("train-anogan", "--bundle", "young", "--steps", 1, "--encoder", "--device", "cpu")[0] == 0
     assert load_bundle("young", "cpu").scales.keys() == set(RIVALS)
     assert run("center", "--bundle", "young", "--device", "cpu")[0] == 0
     young = load_bundle("young", "cpu")
@@ -843,6 +846,20 @@ def test_bench_speed_prints_a_table(run, weights: Path, tmp_path: Path) -> None:
     (measured,) = json.loads(file.read_text(encoding="utf-8"))["methods"]
     assert measured["images"] == 3 and measured["seconds"] > 0 and measured["peak_mb"] > 50
     assert 0 <= measured["pixel_auroc"] <= 1
+
+
+def test_bench_speed_measures_what_the_bundle_has(
+    run, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = bench._script("speed")
+    monkeypatch.setattr(speed, "_in_own_process", lambda m, _: speed.measure(m, "tiny", 3, "cpu"))
+    monkeypatch.setattr(speed, "METHODS", ("instant", "nothing", "f-anogan", "decoder"))
+    monkeypatch.setattr(bench, "_script", lambda name: speed)
+    status, shown, error = run("bench", "speed", "--bundle", "tiny", "--images", 3)
+    assert status == 0, error
+    rows = [line for line in shown.splitlines() if line.startswith("|")][2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["instant", "f-anogan", "decoder"]
+    assert all("one pass, batches of 16" in row for row in rows[1:])
 
 
 def test_bench_speed_refuses_too_few_images(run) -> None:

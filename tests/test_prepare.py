@@ -104,7 +104,7 @@ def test_a_folder_of_images_becomes_a_bundle(home: Path, folder: Path) -> None:
 
 
 def test_every_map_gets_a_scale_and_a_limit(home: Path, folder: Path) -> None:
-    list(run(plan(folder, anogan=tiny.GAN, decoder=tiny.DECODER)))
+    list(run(plan(folder, anogan=tiny.GAN, encoder=tiny.ENCODER, decoder=tiny.DECODER)))
     made = load_bundle("made", "cpu")
     for method, usual in (("instant", "combined"), ("fast", "residual"), ("fast-local", "combined")):
         wanted = {method if name == usual else f"{method}:{name}" for name in MAPS}

@@ -24,7 +24,7 @@ NAME = "tiny"
 PATCHES = PatchSettings(centers=16, iterations=3)
 INSTANT = InstantSettings(steps=6, batch=4, width=8, depth=3)
 SCALES = {"fast": 0.05, "anogan": 0.2, "decoder": 0.25, "instant": 0.15, "instant:distance": 1.2}
-SCALES |= {"fast-local": 0.3}
+SCALES |= {"fast-local": 0.3, "f-anogan": 0.22}
 LIMITS = {"fast": 0.06, "instant": 0.2, "instant:score": 1.7, "fast-local:score": 1.4}
 GAN = AnoGANSettings(latent=8, width=8, steps=3, batch=8)
 DECODER = DecoderSettings(steps=5, batch=8, hidden=16, width=8)
@@ -99,7 +99,9 @@ def save_bundle(name: str = NAME) -> Path:
     net = f_net()
     described = {"size": SIZE, "data": "textures", "normal": "streaks", "exclude": [], "reference": None}
     save_part(name, f_net=net, meta={"made": "for tests"}, **described)
-    save_part(name, center=center(net), identity=identity(), anogan=anogan(), decoder=decoder(net))
+    gan = anogan()
+    save_part(name, center=center(net), identity=identity(), anogan=gan, encoder=encoder(gan))
+    save_part(name, decoder=decoder(net))
     local = tiny_local_centers(net)
     save_part(name, local=local, instant=tiny_instant(net, local), meta={"made": "for tests"})
     settings = {"fast": {"beta": 4.0, "steps": 3}, "fast-local": {"steps": 2}}

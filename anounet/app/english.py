@@ -369,8 +369,8 @@ TEXTS: dict[str, str] = {
     "rival.working": "{rival} is searching …",
     "rival.toggle": "Compare with a rival",
     "rival.toggle_help": "AnoGAN searches for the nearest normal image that it can draw. It takes about a "
-    "hundred times as long as instant mode; nothing waits for it. The decoder draws the image anew from what "
-    "F sees of it, in one pass.",
+    "hundred times as long as instant mode; nothing waits for it. f-AnoGAN has an encoder in place of the "
+    "search; the decoder draws the image anew from what F sees of it.",
     "rival.choose": "Rival",
     "rival.start": "Compare with {rival}: {n} images, about {time}",
     "rival.job": "{rival} for {n} image(s)",
@@ -477,8 +477,10 @@ LABELS: dict[str, str] = {
     "L_C foreign": "L_C, foreign",
     "repair": "Repair",
     "anogan": "AnoGAN",
+    "f-anogan": "f-AnoGAN",
     "decoder": "Decoder",
     "made.anogan": "G(z), found by search",
+    "made.f-anogan": "G(E(x)), one pass",
     "made.decoder": "decoder(F(x)), one pass",
     "good": "No defect",
     "band": "Dark band",

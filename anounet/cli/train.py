@@ -27,6 +27,7 @@ from anounet.cli.common import (
 )
 from anounet.datasets import DataError, open_set
 from anounet.decoder import DecoderSettings
+from anounet.f_anogan import EncoderSettings
 from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
 from anounet.instant import InstantSettings
@@ -57,8 +58,8 @@ _INSTANT = {
     "gate": "weight of where to redraw",
 }
 # Held-back normal images that set the levels of a method's maps.
-NORMALS = {"instant": 200, "anogan": 16, "decoder": 200}
-DECODER = DecoderSettings()  # what the flags change
+NORMALS = {"instant": 200, "anogan": 16, "f-anogan": 200, "decoder": 200}
+DECODER, ENCODER = DecoderSettings(), EncoderSettings()  # what the flags change
 
 
 def add_commands(commands: Any) -> None:
@@ -80,7 +81,7 @@ def add_commands(commands: Any) -> None:
     own.add_argument("--train-fnet", action="store_true", help="train F by metric learning on these images")
     add_settings(own, FNetSettings, _F_NET)
     _add_f_net(own)
-    everything.add_argument("--anogan", action="store_true", help="train AnoGAN, a rival, too")
+    everything.add_argument("--anogan", action="store_true", help="train AnoGAN and f-AnoGAN, rivals, too")
     everything.add_argument(
         "--anogan-steps",
         type=int,
@@ -146,6 +147,7 @@ def add_commands(commands: Any) -> None:
         AnoGANSettings,
         {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam", "latent": "numbers in z"},
     )
+    gan.add_argument("--encoder", action="store_true", help="and then f-AnoGAN's encoder for it")
     gan.set_defaults(run=run_anogan)
 
     decoder = commands.add_parser(
@@ -312,6 +314,7 @@ def run_prepare(given: argparse.Namespace) -> int:
         f_net=_f_net_settings(given) if given.train_fnet else None,
         instant=None if given.no_instant else InstantSettings(**instant),
         anogan=anogan,
+        encoder=replace(ENCODER, seed=seed) if anogan else None,
         decoder=replace(DECODER, seed=seed) if given.decoder else None,
         start=given.start,
         article_scale=given.article_scale,
@@ -367,14 +370,14 @@ def _own_choice(given: argparse.Namespace) -> DataChoice:
 
 
 def _measured(
-    given: argparse.Namespace, choice: DataChoice, stages: Iterator[Stage], method: str
+    given: argparse.Namespace, choice: DataChoice, stages: Iterator[Stage], *methods: str
 ) -> Iterator[Stage]:
-    """The stages of a method's training, and then the levels of its maps, which are saved."""
+    """The stages of methods' training, and then the levels of their maps, which are saved."""
     yield from stages
     yield Stage("scales", 0, 1, {})
-    bundle = load_bundle(given.bundle, device_of(given))
-    normals = prepare.held_back_normals(choice, NORMALS[method], bundle.local or bundle.center)
-    levels = prepare.measure_levels(bundle, normals, {method: NORMALS[method]})
+    bundle, counts = load_bundle(given.bundle, device_of(given)), {m: NORMALS[m] for m in methods}
+    normals = prepare.held_back_normals(choice, max(counts.values()), bundle.local or bundle.center)
+    levels = prepare.measure_levels(bundle, normals, counts)
     save_part(given.bundle, scales=levels.scales, limits=levels.limits)
     yield Stage("scales", 1, 1, {})
 
@@ -386,10 +389,18 @@ def run_unet(given: argparse.Namespace) -> int:
 
 
 def run_anogan(given: argparse.Namespace) -> int:
-    """Trains AnoGAN, and measures the levels of its map."""
+    """Trains AnoGAN, and f-AnoGAN's encoder where that is wanted, and measures the levels of their maps."""
     choice, settings, device = _own_choice(given), settings_from(given, AnoGANSettings), device_of(given)
-    stages = prepare.make_anogan(given.bundle, choice, settings, device)
-    return _report(given, given.bundle, _follow(given, _measured(given, choice, stages, "anogan")))
+    methods = ("anogan", "f-anogan") if given.encoder else ("anogan",)
+
+    def stages() -> Iterator[Stage]:
+        yield from prepare.make_anogan(given.bundle, choice, settings, device)
+        if given.encoder:
+            yield from prepare.make_encoder(
+                given.bundle, choice, replace(ENCODER, seed=settings.seed), device
+            )
+
+    return _report(given, given.bundle, _follow(given, _measured(given, choice, stages(), *methods)))
 
 
 def run_decoder(given: argparse.Namespace) -> int:

@@ -42,14 +42,14 @@ BATCH = 16  # images that a rival gets at a time
 AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
 DECODERS = 2  # threads that decode
 OVERVIEW_ROWS = 8
-RIVAL_NAMES = {"anogan": "AnoGAN", "decoder": "decoder"}
+RIVAL_NAMES = {"anogan": "AnoGAN", "f-anogan": "f-AnoGAN", "decoder": "decoder"}
 _GAP = 4  # white pixels between panels
 
 
 def add_commands(commands: Any) -> None:
     for name, run, text in (
         ("visualize", run_visualize, "heat map, normalised image and score of every image"),
-        ("compare", run_compare, "the same, with the rivals' beside it: AnoGAN, the decoder"),
+        ("compare", run_compare, "the same, with the rivals' beside it: AnoGAN, f-AnoGAN, the decoder"),
     ):
         parser = commands.add_parser(name, help=text, description=text)
         parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
