@@ -58,7 +58,8 @@ from anounet.training import TrainingStep, images_sha256
 from anounet.visualization import Result, drain, peak, visualize_many, visualize_rival
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
-DECODER_CHECKPOINT, ENCODER_CHECKPOINT = "decoder.progress", "encoder.progress"
+ANOGAN_CHECKPOINT, ENCODER_CHECKPOINT = "anogan.progress", "encoder.progress"
+DECODER_CHECKPOINT = "decoder.progress"
 RIVAL_BATCH = 16  # images that a rival gets at a time
 
 
@@ -602,18 +603,34 @@ def make_identity(
 
 
 def make_anogan(
-    name: str, choice: DataChoice, settings: AnoGANSettings, device: torch.device | str
+    name: str,
+    choice: DataChoice,
+    settings: AnoGANSettings,
+    device: torch.device | str,
+    *,
+    resume: bool = True,
 ) -> Iterator[Stage]:
-    """Trains AnoGAN on the normal class and saves it."""
+    """Trains AnoGAN on the normal class and saves it at its end; see `make_decoder`."""
     images, indices = normal_images(choice, None)
     pixels, _, _ = images.readable(indices, choice.size)
     facts = provenance(
         data=choice.data, normal=choice.normal, images=len(pixels), data_sha256=images_sha256(pixels)
     )
-    for step in train_anogan(pixels, settings, device, facts=facts):
-        if step.model is not None:
-            save_part(name, anogan=step.model)
-        yield Stage("AnoGAN", step.step, step.total, dict(step.metrics), step.samples)
+    path, mark = bundle_folder(name) / ANOGAN_CHECKPOINT, {"images_sha256": images_sha256(pixels)}
+    before = _checkpoint(path, mark, asdict(settings)) if resume else None
+    notes: tuple[str, ...] = ()
+    if resume and before is None and path.exists():
+        notes = (f"{path.name} is of a training with other settings or images: AnoGAN is trained anew.",)
+    steps = train_anogan(pixels, settings, device, resume=before, facts=facts)
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                save_part(name, anogan=step.model)
+            if step.checkpoint is not None:
+                _keep(path, mark, asdict(settings), step.checkpoint)
+            yield Stage("AnoGAN", step.step, step.total, dict(step.metrics), step.samples, notes)
+            notes = ()
+    path.unlink(missing_ok=True)
 
 
 def make_encoder(

@@ -12,17 +12,19 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, instant, prepare, training
+from anounet import ano_unet, anogan, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part, verify
 from anounet.datasets import DataError
 from anounet.prepare import (
+    ANOGAN_CHECKPOINT,
     CHECKPOINT,
     DECODER_CHECKPOINT,
     DataChoice,
     Plan,
     Stage,
+    make_anogan,
     make_centers,
     make_decoder,
     make_instant,
@@ -189,6 +191,30 @@ def test_a_decoder_cut_off_goes_on_where_its_training_is_the_same(
     assert (made.fingerprint == whole.fingerprint) is (change == "nothing")
     normals = read_normals(plan(folder).choice)
     assert made.meta["images"] == len(normals.fit)  # and none of those that set thresholds
+
+
+@pytest.mark.parametrize("change", ["nothing", "settings", "images", "fresh"])
+def test_anogan_cut_off_goes_on_where_its_training_is_the_same(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(anogan, "CHECKPOINT_EVERY", 2)
+    choice, settings = plan(folder).choice, replace(tiny.GAN, steps=5)
+    save_part("made", f_net=tiny.f_net(), size=32)
+    stages = make_anogan("made", choice, settings, "cpu")
+    until(stages, "AnoGAN", 4)
+    path = home / "made" / ANOGAN_CHECKPOINT
+    assert load_checkpoint(path)["checkpoint"]["step"] == 4
+    if change == "settings":
+        settings = replace(settings, noise=0.0)
+    elif change == "images":
+        (folder / "01.png").unlink()
+    rest = list(make_anogan("made", choice, settings, "cpu", resume=change != "fresh"))
+    assert [s.done for s in rest] == ([5] if change == "nothing" else [1, 2, 3, 4, 5])
+    said = [note for stage in rest for note in stage.notes]
+    assert len(said) == (change in ("settings", "images"))
+    assert all("anogan.progress is of a training with other settings or images" in note for note in said)
+    assert not path.exists()
+    assert load_bundle("made", "cpu").anogan.meta["curves"]["step"] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("change", ["nothing", "settings", "images", "command", "ended"])

@@ -139,7 +139,9 @@ def add_commands(commands: Any) -> None:
     )
     unet.set_defaults(run=run_unet)
 
-    gan = commands.add_parser("train-anogan", help="train AnoGAN, a rival, on the normal class")
+    gan = commands.add_parser(
+        "train-anogan", help="train AnoGAN, a rival, on the normal class; goes on where it was cut off"
+    )
     add_bundle(gan, None)
     _add_data(gan, need=False)
     add_settings(
@@ -148,6 +150,7 @@ def add_commands(commands: Any) -> None:
         {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam", "latent": "numbers in z"},
     )
     gan.add_argument("--encoder", action="store_true", help="and then f-AnoGAN's encoder for it")
+    gan.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
     gan.set_defaults(run=run_anogan)
 
     decoder = commands.add_parser(
@@ -394,13 +397,13 @@ def run_anogan(given: argparse.Namespace) -> int:
     methods = ("anogan", "f-anogan") if given.encoder else ("anogan",)
 
     def stages() -> Iterator[Stage]:
-        yield from prepare.make_anogan(given.bundle, choice, settings, device)
+        again = {"resume": not given.fresh}
+        yield from prepare.make_anogan(given.bundle, choice, settings, device, **again)
         if given.encoder:
-            yield from prepare.make_encoder(
-                given.bundle, choice, replace(ENCODER, seed=settings.seed), device
-            )
+            encoder = replace(ENCODER, seed=settings.seed)
+            yield from prepare.make_encoder(given.bundle, choice, encoder, device, **again)
 
-    return _report(given, given.bundle, _follow(given, _measured(given, choice, stages(), *methods)))
+    return _resumable(given, given.bundle, _measured(given, choice, stages(), *methods))
 
 
 def run_decoder(given: argparse.Namespace) -> int:

@@ -106,6 +106,13 @@ def add_commands(commands: Any) -> None:
                 metavar="N",
                 help=f"AnoGAN's latent steps (default: {SearchSettings.steps})",
             )
+            parser.add_argument(
+                "--search-restarts",
+                type=int,
+                default=None,
+                metavar="N",
+                help=f"AnoGAN's starts of z for each image (default: {SearchSettings.restarts})",
+            )
         add_common(parser)
         parser.set_defaults(run=run)
 
@@ -135,8 +142,8 @@ class _Run:
         self.search = None
         if compare:
             self.rivals = self._chosen_rivals()
-            steps = SearchSettings.steps if given.search_steps is None else given.search_steps
-            self.search = SearchSettings(steps=steps)
+            named = {"steps": given.search_steps, "restarts": given.search_restarts}
+            self.search = SearchSettings(**{k: v for k, v in named.items() if v is not None})
         self.out: Path = given.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.names = _distinct_names(self.files)
