@@ -177,3 +177,6 @@ with right:
         if bundle.anogan is None:
             with st.expander(t("anogan.title"), icon=":material/compare:"):
                 forms.train_rival(bundle)
+        elif rival == "anogan":
+            with st.expander(t("anogan.training"), icon=":material/show_chart:"):
+                forms.anogan_training(bundle, version)

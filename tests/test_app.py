@@ -805,6 +805,10 @@ def test_anogan_is_trained_where_a_bundle_has_none(weights: Path) -> None:
     assert job_of(at, "anogan").state == DONE, job_of(at, "anogan").error
     bare = load_bundle("bare")
     assert bare.anogan is not None and "anogan" in bare.scales
+    at = settled(app(PAGES[3], bundle="bare", all="true"))
+    (training,) = [expander for expander in at.expander if expander.label == "AnoGAN’s training"]
+    assert len(training.get("plotly_chart")) == 2
+    assert "Images that it draws" in training.markdown[0].value
 
 
 # --- pieces ------------------------------------------------------------------------------------------

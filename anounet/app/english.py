@@ -378,6 +378,8 @@ TEXTS: dict[str, str] = {
     "anogan.steps": "Training steps",
     "anogan.steps_help": "Updates of the generator. 1,500 take several minutes on a CPU.",
     "anogan.train": "Train AnoGAN",
+    "anogan.training": "AnoGAN’s training",
+    "anogan.samples": "Images that it draws; what is normal and not among their like counts as a change.",
     "anogan.job": "Training AnoGAN for “{name}”",
     # --- jobs ---
     "job.queued": "Waiting: {n} before this one, first “{first}” ({share} done)",
