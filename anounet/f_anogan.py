@@ -31,7 +31,7 @@ KAPPA = 1.0  # κ
 class EncoderSettings:
     """The encoder and its training."""
 
-    steps: int = 1000  # updates
+    steps: int = 1000  # updates: about seven minutes on one core at 96 px
     batch: int = 32  # images a step
     learning_rate: float = 1e-3  # of Adam, falling to 0 along a half cosine
     width: int = 32  # channels at the finest level; twice as many at each coarser one
