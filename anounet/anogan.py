@@ -14,8 +14,10 @@ generator of a texture draws one grey image for every z, and there is nothing to
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,21 @@ from torch.nn.utils.parametrize import remove_parametrizations
 
 from anounet.images import content_seed
 from anounet.optimize import Step, descend
-from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
-from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
+from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
+from anounet.training import (
+    TrainingStep,
+    as_images,
+    check_loss,
+    check_resumed,
+    images_sha256,
+    on_cpu,
+    reinitialize,
+    shuffled_batches,
+    steps_in_all,
+)
+
+CHECKPOINT_EVERY = 100
+CURVE_POINTS = 200  # of a training's losses that an AnoGAN keeps
 
 
 @dataclass(frozen=True)
@@ -69,13 +84,16 @@ class SearchSettings:
     learning_rate: float = 0.02  # of Adam
     weight: float = 0.1  # λ, of the discriminator's features
     smoothing: float = 2.0  # σ of the Gaussian over the map, as Ano-Unet's; 0 is the paper's bare residual
-    seed: int = 0  # of z's start, together with the image's content
+    restarts: int = 1  # starts of z for each image, searched from side by side; the one of least loss is kept
+    seed: int = 0  # of z's starts, together with the image's content
 
     def __post_init__(self) -> None:
         if not (isinstance(self.steps, int) and 0 <= self.steps <= 5000):
             raise ValueError(
                 f"AnoGAN's search steps must be a whole number from 0 to 5000, not {self.steps}."
             )
+        if not (isinstance(self.restarts, int) and 1 <= self.restarts <= 64):
+            raise ValueError(f"AnoGAN's restarts must be a whole number from 1 to 64, not {self.restarts}.")
         if not 0 <= self.weight <= 1:
             raise ValueError(f"AnoGAN's λ must lie between 0 and 1, not {self.weight}.")
         if not 0 < self.learning_rate <= 10:
@@ -141,6 +159,24 @@ class AnoGAN(nn.Module):
         """Does nothing: a trained GAN stays as it is."""
         return self
 
+    @property
+    def fingerprint(self) -> str:
+        """What an encoder names its GAN by."""
+        return fingerprint(_floats(self))
+
+    @torch.no_grad()
+    def samples(self, count: int = 8, seed: int = 0) -> Tensor:
+        """Images of as many z ~ N(0, I): (count, 3, size, size) in [0, 1], on the CPU."""
+        z = torch.randn(count, self.latent, generator=torch.Generator().manual_seed(seed))
+        return self.generator(z.to(next(self.parameters()).device)).cpu()
+
+    def check_size(self, x: Tensor) -> None:
+        """Refuses images (…, H, W) of another size than the GAN's."""
+        if x.shape[-1] != self.size or x.shape[-2] != self.size:
+            raise ValueError(
+                f"This AnoGAN takes images of {self.size}×{self.size}, not {x.shape[-2]}×{x.shape[-1]}."
+            )
+
     def save(self, path: Path) -> str:
         return save_weights(path, "anogan", _floats(self), {"size": self.size, **self.meta})
 
@@ -175,6 +211,7 @@ def train_anogan(
     settings: AnoGANSettings,
     device: torch.device | str = "cpu",
     *,
+    resume: Mapping[str, Any] | None = None,
     samples_every: int = 100,
     facts: dict[str, Any] | None = None,
 ) -> Iterator[TrainingStep]:
@@ -182,69 +219,114 @@ def train_anogan(
 
     Args:
         images: (N, 3, H, H) uint8, 16 divides H.
+        resume: the last `checkpoint` of a training with the same settings and images, to go on from; the GAN
+            that comes out is the one of a training without a stop, bit for bit.
         samples_every: every how many steps a TrainingStep carries 16 samples of the averaged generator.
         facts: provenance to keep in the model.
 
     Yields:
-        A TrainingStep a step with the losses `generator` and `discriminator`; the last carries an AnoGAN.
+        A TrainingStep a step with the losses `generator` and `discriminator`; every 100th carries a
+        checkpoint, and the last an AnoGAN, whose `meta` holds the losses' curves.
+
+    Raises:
+        TrainingError: a loss stopped being a number; the step is named.
+        ValueError: wrong images, or the checkpoint is of another training.
     """
     size = images.shape[-1]
     if len(images) < 2 or size % 16 or images.shape[-2] != size:
         raise ValueError("AnoGAN needs 2 normal images or more, square, with a side that 16 divides.")
-    device = torch.device(device)
-    draw = torch.Generator().manual_seed(settings.seed)
-    g, d = _bare(settings, size)
-    for net in (g, d):
-        reinitialize(net, draw)
-    for part in list(d.modules()):
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            _spectral_norm(part, draw)
-    g, d = g.to(device).train(), d.to(device).train()
-    average = copy.deepcopy(g)
-    update_g = torch.optim.Adam(g.parameters(), settings.learning_rate, betas=(0.0, 0.9), fused=True)
-    update_d = torch.optim.Adam(d.parameters(), settings.discriminator_rate, betas=(0.0, 0.9), fused=True)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(update, lambda done: min(1.0, 2 * (1 - done / settings.steps)))
-        for update in (update_g, update_d)
-    ]
-    fixed = torch.randn(16, settings.latent, generator=draw).to(device)
+    run = _Training(settings, size, torch.device(device))
+    described, first = asdict(settings) | {"images": images_sha256(images)}, 0
+    if resume is not None:
+        check_resumed(resume, described, "AnoGAN")
+        first = run.go_on(resume)
     epochs = -(-settings.steps // max(1, steps_in_all(len(images), settings.batch, 1)))
     batches = shuffled_batches(len(images), settings.batch, epochs, settings.seed)
-    for step, (_, indices) in zip(range(1, settings.steps + 1), batches, strict=False):
-        level = settings.noise * (1 - step / settings.steps)
-
-        def noisy(x: Tensor, level: float = level) -> Tensor:
-            return x + level * torch.randn(x.shape, generator=draw).to(device)
-
-        real = as_images(images[indices], device)
-        z = torch.randn(2, len(real), settings.latent, generator=draw).to(device)
-        with torch.no_grad():
-            fake = g(z[0])
-        relu = nn.functional.relu
-        loss_d = relu(1 - d(noisy(real))).mean() + relu(1 + d(noisy(fake))).mean()  # Lim and Ye 2017
-        update_d.zero_grad(set_to_none=True)
-        loss_d.backward()
-        update_d.step()
-        d.requires_grad_(False)
-        fake = g(z[1])
-        loss_g = -d(noisy(fake)).mean()
-        update_g.zero_grad(set_to_none=True)
-        (loss_g + settings.seeking * _mode_seeking(fake, z[1])).backward()
-        update_g.step()
-        d.requires_grad_(True)
-        for schedule in schedules:
-            schedule.step()
-        metrics = {
-            "generator": check_loss(loss_g, step, "generator"),
-            "discriminator": check_loss(loss_d, step, "discriminator"),
-        }
-        _follow(average, g, min(settings.average, step / (step + 10)))
-        last = step == settings.steps
-        samples = _samples(average, fixed) if last or step % samples_every == 0 else None
-        model = None
+    for step, (_, indices) in islice(zip(count(1), batches, strict=False), first, settings.steps):
+        metrics = run.step(as_images(images[indices], run.device), step)
+        last, model = step == settings.steps, None
         if last:
-            model = AnoGAN(average, d, size, {"settings": asdict(settings), **(facts or {})})
-        yield TrainingStep(step, settings.steps, metrics, model, samples)
+            meta = {"settings": asdict(settings), "curves": run.curves, **(facts or {})}
+            model = AnoGAN(run.average, run.d, size, meta)
+        yield TrainingStep(
+            step=step,
+            total=settings.steps,
+            metrics=metrics,
+            model=model,
+            samples=_samples(run.average, run.fixed) if last or step % samples_every == 0 else None,
+            checkpoint={"step": step, "described": described, **run.state()}
+            if step % CHECKPOINT_EVERY == 0 and not last
+            else None,
+        )
+
+
+class _Training:
+    """All that a step of the training changes: both nets, G's average, optimisers, and what is drawn."""
+
+    def __init__(self, settings: AnoGANSettings, size: int, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.draw = torch.Generator().manual_seed(settings.seed)
+        g, d = _bare(settings, size)
+        for net in (g, d):
+            reinitialize(net, self.draw)
+        for part in list(d.modules()):
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                _spectral_norm(part, self.draw)
+        self.g, self.d = g.to(device).train(), d.to(device).train()
+        self.average = copy.deepcopy(self.g)
+        self.update_g = torch.optim.Adam(self.g.parameters(), betas=(0.0, 0.9), fused=True)
+        self.update_d = torch.optim.Adam(self.d.parameters(), betas=(0.0, 0.9), fused=True)
+        self.fixed = torch.randn(16, settings.latent, generator=self.draw).to(device)
+        self.curves: dict[str, list[float]] = {"step": [], "generator": [], "discriminator": []}
+
+    def step(self, real: Tensor, number: int) -> dict[str, float]:
+        """One update of both nets, the `number`-th from 1: real images (B, 3, H, H) in [0, 1] → losses."""
+        settings, relu = self.settings, nn.functional.relu
+        rate = min(1.0, 2 * (1 - (number - 1) / settings.steps))
+        self.update_g.param_groups[0]["lr"] = settings.learning_rate * rate
+        self.update_d.param_groups[0]["lr"] = settings.discriminator_rate * rate
+        level = settings.noise * (1 - number / settings.steps)
+        z = torch.randn(2, len(real), settings.latent, generator=self.draw).to(self.device)
+        with torch.no_grad():
+            fake = self.g(z[0])
+        # Lim and Ye 2017
+        loss_d = relu(1 - self.d(self._noisy(real, level))).mean()
+        loss_d = loss_d + relu(1 + self.d(self._noisy(fake, level))).mean()
+        self.update_d.zero_grad(set_to_none=True)
+        loss_d.backward()
+        self.update_d.step()
+        self.d.requires_grad_(False)
+        fake = self.g(z[1])
+        loss_g = -self.d(self._noisy(fake, level)).mean()
+        self.update_g.zero_grad(set_to_none=True)
+        (loss_g + settings.seeking * _mode_seeking(fake, z[1])).backward()
+        self.update_g.step()
+        self.d.requires_grad_(True)
+        metrics = {
+            "generator": check_loss(loss_g, number, "generator"),
+            "discriminator": check_loss(loss_d, number, "discriminator"),
+        }
+        _follow(self.average, self.g, min(settings.average, number / (number + 10)))
+        if number == settings.steps or number % -(-settings.steps // CURVE_POINTS) == 0:
+            for name, value in ({"step": number} | metrics).items():
+                self.curves[name].append(round(value, 4))
+        return metrics
+
+    def _noisy(self, x: Tensor, level: float) -> Tensor:
+        return x + level * torch.randn(x.shape, generator=self.draw).to(self.device)
+
+    def state(self) -> dict[str, Any]:
+        nets = {name: on_cpu(getattr(self, name).state_dict()) for name in ("g", "d", "average")}
+        updates = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in ("update_g", "update_d")}
+        return nets | updates | {"generator": self.draw.get_state(), "curves": copy.deepcopy(self.curves)}
+
+    def go_on(self, checkpoint: Mapping[str, Any]) -> int:
+        """Takes a checkpoint's state; gives the steps it has done."""
+        for name in ("g", "d", "average", "update_g", "update_d"):
+            getattr(self, name).load_state_dict(checkpoint[name])
+        self.draw.set_state(checkpoint["generator"])
+        self.curves = copy.deepcopy(checkpoint["curves"])
+        return int(checkpoint["step"])
 
 
 def _mode_seeking(images: Tensor, z: Tensor) -> Tensor:
@@ -305,29 +387,39 @@ def reconstruct(
     *,
     snapshot_every: int = 0,
 ) -> Iterator[Step]:
-    """Latent search for all images of a batch at once; no image sees another.
+    """Latent search for all images of a batch, and all their restarts, at once; no image sees another.
 
     Args:
         x: (B, 3, H, W) in [0, 1] at the GAN's size; the work is done where the GAN is.
 
     Yields:
-        settings.steps + 1 Steps with `residual`, `discrimination` and `L`; the last carries y = G(z).
+        settings.steps + 1 Steps with `residual`, `discrimination` and `L`, of the restart that has the least
+        L then; the last carries y = G(z).
     """
-    if x.shape[-1] != gan.size or x.shape[-2] != gan.size:
-        raise ValueError(
-            f"This AnoGAN takes images of {gan.size}×{gan.size}, not {x.shape[-2]}×{x.shape[-1]}."
-        )
+    gan.check_size(x)
     device = next(gan.parameters()).device
     starts = []
     for image in x:
         generator = torch.Generator().manual_seed(content_seed(image, settings.seed))
-        starts.append(torch.randn(gan.latent, generator=generator))
+        # One by one: the first start is the same whatever their number.
+        starts += [torch.randn(gan.latent, generator=generator) for _ in range(settings.restarts)]
     z = torch.stack(starts).to(device).requires_grad_(True)
-    yield from descend(
+    steps = descend(
         [z],
         lambda: gan.generator(z),
-        losses(x.to(device), gan, settings.weight),
+        losses(x.to(device).repeat_interleave(settings.restarts, dim=0), gan, settings.weight),
         lambda p: torch.optim.Adam(p, settings.learning_rate),
         steps=settings.steps,
         snapshot_every=snapshot_every,
     )
+    with closing(steps):
+        for step in steps:
+            yield _best(step, settings.restarts)
+
+
+def _best(step: Step, restarts: int) -> Step:
+    """Of B · restarts searches, in an image's order, the one of least L for each of the B images."""
+    each = step.losses["L"].view(-1, restarts)
+    chosen = torch.arange(len(each)) * restarts + each.argmin(dim=1)
+    image = None if step.image is None else step.image[chosen]
+    return Step(step.index, step.total, {name: value[chosen] for name, value in step.losses.items()}, image)

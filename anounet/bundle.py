@@ -2,6 +2,7 @@
 
     weights/<name>/bundle.json   what it is, its settings and scales, the SHA-256 of every file
                    f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
+                   encoder.pt  decoder.pt
 
 A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which.
 """
@@ -23,6 +24,8 @@ import torch
 from anounet import ano_unet
 from anounet.anogan import AnoGAN
 from anounet.center import Center
+from anounet.decoder import Decoder
+from anounet.f_anogan import Encoder
 from anounet.feature_net import BackboneSettings, FeatureNet
 from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
@@ -39,7 +42,11 @@ PARTS = {
     "identity": "unet_identity.pt",
     "instant": "unet_instant.pt",
     "anogan": "anogan.pt",
+    "encoder": "encoder.pt",
+    "decoder": "decoder.pt",
 }
+# What Ano-Unet is compared with → the parts needed.
+RIVALS = {"anogan": ("anogan",), "f-anogan": ("anogan", "encoder"), "decoder": ("decoder",)}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
 
@@ -66,7 +73,9 @@ class Bundle:
         local: C for every patch, or None.
         identity: the small U-Net that `fast` mode starts from, or None.
         instant: the small U-Net of `instant` mode, trained with `local`, or None.
-        anogan: the rival, or None.
+        anogan: a rival, or None.
+        encoder: f-AnoGAN's, trained with this AnoGAN, or None.
+        decoder: another rival, trained with this F, or None.
         scales: "method" for its usual map, "method:map" for the others → the map level that 99.5 % of
             held-back normal pixels stay under.
         limits: the same names → the level above which a region is reported (99.9 %), and "method:score"
@@ -83,6 +92,8 @@ class Bundle:
     identity: UNet | None
     instant: GatedUNet | None
     anogan: AnoGAN | None
+    encoder: Encoder | None
+    decoder: Decoder | None
     scales: Mapping[str, float]
     limits: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -95,6 +106,11 @@ class Bundle:
     def mode(self) -> str:
         """The best mode this bundle has the parts for: "instant", else "fast"."""
         return "instant" if self.instant is not None and self.local is not None else "fast"
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Those of `RIVALS` that this bundle has the parts for."""
+        return tuple(r for r, parts in RIVALS.items() if all(getattr(self, p) is not None for p in parts))
 
     def settings(self, mode: str | None = None, **changes: Any) -> ano_unet.Settings:
         """The settings this bundle carries for a mode (else the program's), with changes."""
@@ -161,6 +177,29 @@ class Bundle:
                 f"or with 'python -m anounet train-anogan --bundle {self.name}'."
             )
         return self.anogan
+
+    def require_encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no encoder for f-AnoGAN yet: train one "
+                f"with 'python -m anounet train-anogan --encoder --bundle {self.name}'."
+            )
+        return self.encoder
+
+    def require_decoder(self) -> Decoder:
+        if self.decoder is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no decoder yet: train one "
+                f"with 'python -m anounet train-decoder --bundle {self.name}'."
+            )
+        return self.decoder
+
+    def require_rival(self, rival: str) -> None:
+        """Says what is missing where the bundle lacks a part of one of `RIVALS`."""
+        if rival not in RIVALS:
+            raise ValueError(f"Unknown rival {rival!r}: choose one of {', '.join(RIVALS)}.")
+        for part in RIVALS[rival]:
+            getattr(self, f"require_{part}")()
 
 
 # --- on disk -----------------------------------------------------------------------------------------
@@ -259,23 +298,43 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     identity = part("identity", lambda path, sha: load_unet(path, sha)[0])
     instant = part("instant", lambda path, sha: load_instant(path, local, sha)[0])
     gan = part("anogan", AnoGAN.load)
+    encoder = part("encoder", Encoder.load)
+    if encoder is not None:
+        encoder.check(gan, folder / PARTS["encoder"])
+    decoder = part("decoder", Decoder.load)
+    if decoder is not None:
+        decoder.check(f_net, folder / PARTS["decoder"])
     try:
         size = check_size(info["size"])
         scales = {str(method): float(level) for method, level in info.get("scales", {}).items()}
         limits = {str(method): float(level) for method, level in info.get("limits", {}).items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / 'bundle.json'} is damaged ({error}): restore it.") from error
-    if gan is not None and gan.size != size:
-        raise WeightsError(
-            f"{folder / PARTS['anogan']} works at {gan.size} px and the bundle at {size}: train AnoGAN anew."
-        )
-    for net in (f_net, identity, instant, gan):
+    for key, net, who in (("anogan", gan, "AnoGAN"), ("decoder", decoder, "the decoder")):
+        if net is not None and net.size != size:
+            raise WeightsError(
+                f"{folder / PARTS[key]} works at {net.size} px and the bundle at {size}: train {who} anew."
+            )
+    for net in (f_net, identity, instant, gan, encoder, decoder):
         if net is not None:
             net.to(device)
     local = local.to(device) if local is not None else None
     rest = {key: value for key, value in info.items() if key not in ("files", "scales", "limits")}
     return Bundle(
-        folder.name, folder, size, f_net, center, local, identity, instant, gan, scales, limits, rest
+        name=folder.name,
+        folder=folder,
+        size=size,
+        f_net=f_net,
+        center=center,
+        local=local,
+        identity=identity,
+        instant=instant,
+        anogan=gan,
+        encoder=encoder,
+        decoder=decoder,
+        scales=scales,
+        limits=limits,
+        info=rest,
     )
 
 
@@ -297,6 +356,8 @@ def save_part(
     identity: UNet | None = None,
     instant: GatedUNet | None = None,
     anogan: AnoGAN | None = None,
+    encoder: Encoder | None = None,
+    decoder: Decoder | None = None,
     meta: Mapping[str, Any] | None = None,
     scales: Mapping[str, float] | None = None,
     limits: Mapping[str, float] | None = None,
@@ -304,13 +365,13 @@ def save_part(
 ) -> Path:
     """Adds parts to a bundle, or replaces them, and writes bundle.json last.
 
-    A new F takes away what was made from the old one (both kinds of C, the instant U-Net, scales and limits),
-    and where it is for another normal class, data set or size, AnoGAN too. New local centres take away the
-    instant U-Net that was trained with the old ones.
+    A new F takes away what was made from the old one (both kinds of C, the instant U-Net, the decoder, scales
+    and limits), and where it is for another normal class, data set or size, AnoGAN too. New local centres
+    take away the instant U-Net that was trained with the old ones, and a new AnoGAN its encoder.
 
     Args:
         instant: trained with the local centres that are saved with it or are there.
-        meta: provenance of the F or the U-Net that is saved (C and AnoGAN carry their own).
+        meta: provenance of the F or the U-Net that is saved (C and the rivals carry their own).
         scales: maps' scales, added to those there are; `limits` likewise.
         info: further fields of bundle.json; `size` is needed for a new bundle.
     """
@@ -326,9 +387,9 @@ def save_part(
                 (folder / PARTS[part]).unlink(missing_ok=True)
 
         if f_net is not None:
-            drop("center", "local", "instant")
+            drop("center", "local", "instant", "decoder")
             if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
-                drop("anogan")
+                drop("anogan", "encoder")
             now["scales"], now["limits"] = {}, {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             files[PARTS["f_net"]] = save_weights(folder / PARTS["f_net"], "f_net", f_net.state(), described)
@@ -336,8 +397,9 @@ def save_part(
             files[PARTS["center"]] = center.save(folder / PARTS["center"])
         if local is not None:
             drop("instant")
+            kept = {"fast", "article", *RIVALS}  # their maps know nothing of local centres
             for kind in ("scales", "limits"):
-                now[kind] = {k: v for k, v in now.get(kind, {}).items() if k in ("fast", "article", "anogan")}
+                now[kind] = {k: v for k, v in now.get(kind, {}).items() if k in kept}
             files[PARTS["local"]] = local.save(folder / PARTS["local"])
         if instant is not None:
             local = local or LocalCenters.load(folder / PARTS["local"], files.get(PARTS["local"]))
@@ -347,7 +409,14 @@ def save_part(
         if identity is not None:
             files[PARTS["identity"]] = save_unet(folder / PARTS["identity"], identity, dict(meta or {}))
         if anogan is not None:
+            drop("encoder")
+            for kind in ("scales", "limits"):
+                now.get(kind, {}).pop("f-anogan", None)
             files[PARTS["anogan"]] = anogan.save(folder / PARTS["anogan"])
+        if encoder is not None:
+            files[PARTS["encoder"]] = encoder.save(folder / PARTS["encoder"])
+        if decoder is not None:
+            files[PARTS["decoder"]] = decoder.save(folder / PARTS["decoder"])
         now["scales"] = now.get("scales", {}) | dict(scales or {})
         now["limits"] = now.get("limits", {}) | dict(limits or {})
         now |= info

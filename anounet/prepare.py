@@ -1,4 +1,4 @@
-"""Makes a bundle: data chosen by name → F, C, the identity U-Net, AnoGAN, the maps' scales.
+"""Makes a bundle: data chosen by name → F, C, the small U-Nets, the rivals, the maps' scales.
 
 Every stage is a stream; the command line and the app's jobs consume the same ones, so neither has a training
 loop of its own.
@@ -6,9 +6,8 @@ loop of its own.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from anounet.anogan import AnoGANSettings, SearchSettings, train_anogan
 from anounet.anomaly_map import LIMIT_QUANTILE, scale_from_normals
 from anounet.bundle import (
     PARTS,
+    RIVALS,
     SHIPPED,
     Bundle,
     bundle_folder,
@@ -44,6 +44,8 @@ from anounet.center import (
     split_held_back,
 )
 from anounet.datasets import DataError, ImageSet, choose, open_set
+from anounet.decoder import DecoderSettings, check_side, train_decoder
+from anounet.f_anogan import EncoderSettings, train_encoder
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet, starting_backbone
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
@@ -59,10 +61,14 @@ from anounet.storage import (
     provenance,
     save_checkpoint,
 )
-from anounet.visualization import Result, drain, peak, visualize_anogan, visualize_many
+from anounet.training import images_sha256
+from anounet.visualization import Result, drain, peak, visualize_many, visualize_rival
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
 F_NET_CHECKPOINT = "f_net.progress"  # likewise
+ANOGAN_CHECKPOINT, ENCODER_CHECKPOINT = "anogan.progress", "encoder.progress"
+DECODER_CHECKPOINT = "decoder.progress"
+RIVAL_BATCH = 16  # images that a rival gets at a time
 READ_AT_ONCE = 1000  # images
 
 
@@ -128,7 +134,7 @@ def f_net_data(choice: DataChoice) -> FNetData:
         )
     numbers = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([numbers[name] for name in names])
-    facts = asdict(choice) | {"images": len(pixels), "classes": classes, "data_sha256": _hash(pixels)}
+    facts = asdict(choice) | {"images": len(pixels), "classes": classes, "data_sha256": images_sha256(pixels)}
     return FNetData(pixels, labels, classes, numbers.get(f"{main.name}/{choice.normal}"), facts)
 
 
@@ -378,7 +384,7 @@ def read_normals(choice: DataChoice) -> Normals:
         "normal": choice.normal,
         "size": choice.size,
         "limit": choice.count,
-        "data_sha256": _hash(pixels),
+        "data_sha256": images_sha256(pixels),
         "skipped": [name for name, _ in skipped],
     }
     return Normals(pixels, torch.from_numpy(fit), torch.from_numpy(held), tuple(skipped), facts)
@@ -484,7 +490,7 @@ def measure_levels(
 
     Args:
         normals: (n, 3, H, W) in [0, 1].
-        counts: method ("instant", "fast", "fast-local", "article", "anogan") → how many normals to use;
+        counts: method ("instant", "fast", "fast-local", "article", or a rival) → how many normals to use;
             methods that the bundle lacks parts for are left out.
         on_image: told (method, done, total).
     """
@@ -515,19 +521,21 @@ def measure_levels(
 
 
 def _can(bundle: Bundle, method: str) -> bool:
+    if method in RIVALS:
+        return method in bundle.rivals
     needs = {
         "instant": (bundle.local, bundle.instant),
         "fast-local": (bundle.local, bundle.identity),
         "fast": (bundle.center, bundle.identity),
         "article": (bundle.center,),
-        "anogan": (bundle.anogan,),
     }
     return all(part is not None for part in needs[method])
 
 
 def _results(bundle: Bundle, method: str, images: Tensor) -> Iterator[Result]:
-    if method == "anogan":
-        yield from drain(visualize_anogan(images, bundle, SearchSettings()))
+    if method in RIVALS:
+        for batch in images.split(RIVAL_BATCH):
+            yield from drain(visualize_rival(method, batch, bundle, SearchSettings()))
         return
     mode, _, center = method.partition("-")
     for result in visualize_many(images, bundle, bundle.settings(mode, center=center or None)):
@@ -560,10 +568,10 @@ class Plan:
     patches: PatchSettings = field(default_factory=PatchSettings)
     identity: UNetSettings | None = None  # None: the general one
     instant: InstantSettings | None = field(default_factory=InstantSettings)  # None: no `instant` mode
-    anogan: AnoGANSettings | None = None  # None: without the rival
-    start: str | None = (
-        None  # F's starting weights: a bundle whose F to go on from, else see `starting_backbone`
-    )
+    anogan: AnoGANSettings | None = None  # None: without AnoGAN
+    encoder: EncoderSettings | None = None  # f-AnoGAN's; None: AnoGAN alone
+    decoder: DecoderSettings | None = None  # None: without the decoder
+    start: str | None = None  # F's start: a bundle whose F to go on from, else see `starting_backbone`
     article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
 
 
@@ -572,8 +580,8 @@ def prepare(
 ) -> Iterator[Stage]:
     """Makes the bundle `name`, saving each part as soon as it is done.
 
-    A training of F or of the instant U-Net that was cut off goes on where it was, when all its settings are
-    the same; where the same preparation was cut off later than that, the trained net is kept.
+    A training of F, of the instant U-Net or of a rival that was cut off goes on where it was, when all its
+    settings are the same; where the same preparation was cut off later than that, the trained net is kept.
 
     Args:
         command: what made it, kept in bundle.json.
@@ -581,6 +589,8 @@ def prepare(
     """
     start, choice = time.time(), plan.choice
     normals = read_normals(choice)  # before anything is made: what is wrong with the data shows here
+    if plan.decoder is not None:
+        check_side(choice.size)
     cut_off = _was_cut_off(name, command)
     described = describe(
         choice, command=command, seconds_to_prepare=None, settings={"fast": fast} if fast else {}
@@ -598,6 +608,10 @@ def prepare(
         yield from make_instant(name, choice, plan.instant, device, normals, keep=cut_off)
     if plan.anogan is not None:
         yield from make_anogan(name, choice, plan.anogan, device)
+    if plan.encoder is not None:
+        yield from make_encoder(name, choice, plan.encoder, device, normals)
+    if plan.decoder is not None:
+        yield from make_decoder(name, choice, plan.decoder, device, normals)
     yield from make_scales(name, choice, plan.article_scale, device)
     save_part(name, seconds_to_prepare=round(time.time() - start))
 
@@ -666,24 +680,18 @@ def make_instant(
     """
     bundle = load_bundle(name, device)
     local, path = bundle.require_local(), bundle.folder / CHECKPOINT
-    # The images that set τ are the ones to keep apart, whatever seed and number are asked for now.
-    made = {"seed": local.meta.get("seed", choice.seed), "count": local.meta.get("limit", DataChoice.count)}
-    normals = normals or read_normals(replace(choice, **made))
-    images = normals.pixels[normals.fit[: choice.count]]
+    normals, images = _training_images(bundle, choice, normals)
     if keep and _is_trained(bundle, normals, len(images), settings):
         path.unlink(missing_ok=True)
         yield Stage("instant U-Net", settings.steps, settings.steps, {})
         return
-    before = load_checkpoint(path) if resume else None
     mark = {
         "data_sha256": normals.facts["data_sha256"],
         "images": len(images),
         "centers": local.fingerprint,
     }
-    go_on = before is not None and before.get("mark") == mark and before.get("plan") == asdict(settings)
-    steps = train_instant(
-        images, bundle.f_net, local, settings, resume=before["checkpoint"] if go_on else None
-    )
+    before = _checkpoint(path, mark, asdict(settings)) if resume else None
+    steps = train_instant(images, bundle.f_net, local, settings, resume=before)
     with closing(steps):
         for step in steps:
             if step.model is not None:
@@ -691,10 +699,34 @@ def make_instant(
                 meta = provenance(**facts, steps=step.step, metrics=dict(step.metrics))
                 save_part(name, instant=step.model, meta=meta)
             if step.checkpoint is not None:
-                kept = {"mark": mark, "plan": asdict(settings), "checkpoint": dict(step.checkpoint)}
-                save_checkpoint(path, kept)
+                _keep(path, mark, asdict(settings), step.checkpoint)
             yield Stage("instant U-Net", step.step, step.total, dict(step.metrics), step.samples)
     path.unlink(missing_ok=True)
+
+
+def _training_images(bundle: Bundle, choice: DataChoice, normals: Normals | None) -> tuple[Normals, Tensor]:
+    """The normal images, and those of them to train on: (N, 3, H, W), `choice.count` at most.
+
+    The images that set τ or C's threshold are kept apart, whatever seed and number are asked for now.
+    """
+    center = bundle.local or bundle.center
+    made = center.meta if center is not None else {}
+    used = {"seed": made.get("seed", choice.seed), "count": made.get("limit", DataChoice.count)}
+    normals = normals or read_normals(replace(choice, **used))
+    return normals, normals.pixels[normals.fit[: choice.count]]
+
+
+def _checkpoint(path: Path, mark: Mapping[str, Any], plan: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a training with these data and settings goes on from; None where there is nothing of the kind."""
+    kept = load_checkpoint(path)
+    same = kept is not None and kept.get("mark") == mark and kept.get("plan") == plan
+    return kept["checkpoint"] if same else None
+
+
+def _keep(
+    path: Path, mark: Mapping[str, Any], plan: Mapping[str, Any], checkpoint: Mapping[str, Any]
+) -> None:
+    save_checkpoint(path, {"mark": mark, "plan": plan, "checkpoint": dict(checkpoint)})
 
 
 def _is_trained(bundle: Bundle, normals: Normals, images: int, settings: InstantSettings) -> bool:
@@ -755,29 +787,104 @@ def make_identity(
 
 
 def make_anogan(
-    name: str, choice: DataChoice, settings: AnoGANSettings, device: torch.device | str
+    name: str,
+    choice: DataChoice,
+    settings: AnoGANSettings,
+    device: torch.device | str,
+    *,
+    resume: bool = True,
 ) -> Iterator[Stage]:
-    """Trains AnoGAN on the normal class and saves it."""
+    """Trains AnoGAN on the normal class and saves it at its end; see `make_decoder`."""
     images, indices = normal_images(choice, None)
     pixels, _, _ = images.readable(indices, choice.size)
-    facts = provenance(data=choice.data, normal=choice.normal, images=len(pixels), data_sha256=_hash(pixels))
-    for step in train_anogan(pixels, settings, device, facts=facts):
-        if step.model is not None:
-            save_part(name, anogan=step.model)
-        yield Stage("AnoGAN", step.step, step.total, dict(step.metrics), step.samples)
+    facts = provenance(
+        data=choice.data, normal=choice.normal, images=len(pixels), data_sha256=images_sha256(pixels)
+    )
+    path, mark = bundle_folder(name) / ANOGAN_CHECKPOINT, {"images_sha256": images_sha256(pixels)}
+    before = _checkpoint(path, mark, asdict(settings)) if resume else None
+    notes: tuple[str, ...] = ()
+    if resume and before is None and path.exists():
+        notes = (f"{path.name} is of a training with other settings or images: AnoGAN is trained anew.",)
+    steps = train_anogan(pixels, settings, device, resume=before, facts=facts)
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                save_part(name, anogan=step.model)
+            if step.checkpoint is not None:
+                _keep(path, mark, asdict(settings), step.checkpoint)
+            yield Stage("AnoGAN", step.step, step.total, dict(step.metrics), step.samples, notes)
+            notes = ()
+    path.unlink(missing_ok=True)
+
+
+def make_encoder(
+    name: str,
+    choice: DataChoice,
+    settings: EncoderSettings,
+    device: torch.device | str,
+    normals: Normals | None = None,
+    *,
+    resume: bool = True,
+) -> Iterator[Stage]:
+    """Trains f-AnoGAN's encoder for the bundle's AnoGAN, and saves it at its end; see `make_decoder`."""
+    bundle = load_bundle(name, device)
+    gan, path = bundle.require_anogan(), bundle.folder / ENCODER_CHECKPOINT
+    normals, images = _training_images(bundle, choice, normals)
+    mark = {"images_sha256": images_sha256(images), "gan": gan.fingerprint}
+    before = _checkpoint(path, mark, asdict(settings)) if resume else None
+    facts = provenance(**normals.facts | {"images": len(images)})
+    steps = train_encoder(images, gan, settings, resume=before, facts=facts)
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                save_part(name, encoder=step.model)
+            if step.checkpoint is not None:
+                _keep(path, mark, asdict(settings), step.checkpoint)
+            yield Stage("encoder", step.step, step.total, dict(step.metrics), step.samples)
+    path.unlink(missing_ok=True)
+
+
+def make_decoder(
+    name: str,
+    choice: DataChoice,
+    settings: DecoderSettings,
+    device: torch.device | str,
+    normals: Normals | None = None,
+    *,
+    resume: bool = True,
+) -> Iterator[Stage]:
+    """Trains the decoder on normals that set no threshold, and saves it at its end.
+
+    After a crash the same call continues from its last checkpoint.
+
+    Args:
+        resume: go on from where a training with the same data, settings and F was cut off.
+    """
+    bundle = load_bundle(name, device)
+    path = bundle.folder / DECODER_CHECKPOINT
+    normals, images = _training_images(bundle, choice, normals)
+    mark = {"images_sha256": images_sha256(images), "f_net": bundle.f_net.fingerprint}
+    before = _checkpoint(path, mark, asdict(settings)) if resume else None
+    facts = provenance(**normals.facts | {"images": len(images)})
+    steps = train_decoder(images, bundle.f_net, settings, resume=before, facts=facts)
+    with closing(steps):
+        for step in steps:
+            if step.model is not None:
+                save_part(name, decoder=step.model)
+            if step.checkpoint is not None:
+                _keep(path, mark, asdict(settings), step.checkpoint)
+            yield Stage("decoder", step.step, step.total, dict(step.metrics), step.samples)
+    path.unlink(missing_ok=True)
 
 
 def make_scales(name: str, choice: DataChoice, article: int, device: torch.device | str) -> Iterator[Stage]:
     """Measures and saves the levels of each method's maps on held-back normals."""
     bundle = load_bundle(name, device)
-    counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "article": article}
+    counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "f-anogan": 200, "decoder": 200}
+    counts["article"] = article
     normals = held_back_normals(choice, max(counts.values()), bundle.local or bundle.center)
     for done, (method, count) in enumerate(counts.items()):
         yield Stage("scales", done, len(counts), {})
         levels = measure_levels(bundle, normals, {method: count})
         save_part(name, scales=levels.scales, limits=levels.limits)
     yield Stage("scales", len(counts), len(counts), {})
-
-
-def _hash(pixels: Tensor) -> str:
-    return hashlib.sha256(pixels.contiguous().numpy()).hexdigest()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+CHECKPOINT_EVERY = 200  # steps of `adam_steps`
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ def as_images(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device, non_blocking=True).float().div_(255)
 
 
+def images_sha256(pixels: Tensor) -> str:
+    """What a training's images are told from others by: SHA-256 of uint8 (N, 3, H, W)."""
+    return hashlib.sha256(pixels.contiguous().numpy()).hexdigest()
+
+
 def check_loss(loss: Tensor, step: int, what: str) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -89,3 +98,94 @@ def reinitialize(module: nn.Module, generator: torch.Generator, std: float | Non
                 weight.copy_(drawn)
                 if part.bias is not None:
                     part.bias.zero_()
+
+
+class TrainingSettings(Protocol):
+    """What `adam_steps` needs of a training's settings."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+def adam_steps(
+    net: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    count: int,
+    settings: TrainingSettings,
+    draw: torch.Generator,
+    *,
+    what: str,
+    metric: str,
+    described: Mapping[str, Any],
+    finish: Callable[[], Any],
+    samples: Callable[[], Tensor],
+    samples_every: int,
+    resume: Mapping[str, Any] | None = None,
+) -> Iterator[TrainingStep]:
+    """Trains a net by Adam, its rate falling to 0 along a half cosine, on batches drawn with replacement.
+
+    Args:
+        net: in training mode, where it is to be trained.
+        loss: indices of a batch, (B,) of 0 … count − 1 → what is minimised, a scalar.
+        draw: what batches are drawn from; a checkpoint holds its state.
+        what: the net, and `metric` the loss, for people.
+        described: JSON types that say what the training is of; a checkpoint of another is refused.
+        finish: the frozen net that the last step carries.
+        samples: (n, 3, H, W) in [0, 1] to look at, every `samples_every` steps and at the end.
+        resume: the last `checkpoint`, to go on from: the same net comes out, bit for bit.
+
+    Raises:
+        TrainingError: the loss stopped being a number.
+        ValueError: the checkpoint is of another training.
+    """
+    update = torch.optim.Adam(net.parameters(), settings.learning_rate, fused=True)
+    first, total = 0, settings.steps
+    if resume is not None:
+        check_resumed(resume, described, what)
+        net.load_state_dict(resume["net"])
+        update.load_state_dict(resume["optimizer"])
+        draw.set_state(resume["generator"])
+        first = int(resume["step"])
+    for step in range(first + 1, total + 1):
+        for group in update.param_groups:
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / total))
+        now = loss(torch.randint(count, (settings.batch,), generator=draw))
+        value = check_loss(now, step, what)
+        update.zero_grad(set_to_none=True)
+        now.backward()
+        update.step()
+        last, checkpoint = step == total, None
+        if step % CHECKPOINT_EVERY == 0 and not last:
+            checkpoint = {
+                "step": step,
+                "described": dict(described),
+                "net": on_cpu(net.state_dict()),
+                "optimizer": copy.deepcopy(update.state_dict()),
+                "generator": draw.get_state(),
+            }
+        yield TrainingStep(
+            step=step,
+            total=total,
+            metrics={metric: value},
+            model=finish() if last else None,
+            samples=samples() if last or step % samples_every == 0 else None,
+            checkpoint=checkpoint,
+        )
+
+
+def check_resumed(checkpoint: Mapping[str, Any], described: Mapping[str, Any], what: str) -> None:
+    """Refuses a checkpoint of another training: what it was of is not what is `described` now."""
+    before = checkpoint.get("described")
+    if before != dict(described):
+        known = before if isinstance(before, Mapping) else {}
+        other = [name for name, value in described.items() if known.get(name) != value]
+        raise ValueError(
+            f"This checkpoint of the {what} is of a training with other {', '.join(other) or 'settings'}: "
+            "go on with the same ones, or start anew without it."
+        )
+
+
+def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that no later step changes."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

@@ -1,7 +1,8 @@
 """What a bundle makes of an image: its normalised one, its maps, its score and the verdict.
 
 `visualize` redraws one image as a stream of Steps that ends in a Result; `drain` runs such a stream to its
-end, and `visualize_many` does so for a stream of images. `visualize_anogan` is the rival's.
+end, and `visualize_many` does so for a stream of images. `visualize_anogan`, `visualize_f_anogan` and
+`visualize_decoder` are the rivals', and `visualize_rival` the one that is named.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from anounet import ano_unet, anogan
+from anounet import ano_unet, anogan, decoder, f_anogan
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import Region, enlarge, heat_map, map_set, regions, smooth
 from anounet.bundle import USUAL_MAP, Bundle
@@ -30,6 +31,7 @@ from anounet.optimize import Step
 from anounet.unet import UNet
 
 R = TypeVar("R")
+SMOOTHING = 2.0  # σ of the Gaussian over a rival's map, in pixels at a side of 96, as Ano-Unet's
 INSTANT_BATCH = 8  # images in one pass of `instant` mode: more is no faster on a CPU
 
 
@@ -38,11 +40,12 @@ class Result:
     """What came out for one image.
 
     Attributes:
-        method: "instant", "fast", "fast-local", "article" or "anogan".
+        method: "instant", "fast", "fast-local", "article", or one of `bundle.RIVALS`.
         score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres how many times the level of normal
             pixels the map reaches (`peak`; the distance map's peak in `fast` mode); for AnoGAN the loss where
-            its search ended.
-        threshold: above it an image is called anomalous; None for AnoGAN.
+            its search ended, for f-AnoGAN that of its answer; for the decoder its map's
+            peak, in units of the map's scale.
+        threshold: above it an image is called anomalous; None for a rival.
         x: (3, H, W) in [0, 1].
         y: the normalised image, as x; None where the gate left the image out.
         anomaly_map: the method's usual map, smoothed as the settings say, (H, W) ≥ 0; None as y.
@@ -373,25 +376,83 @@ def visualize_anogan(
             yield step
     finally:
         steps.close()
-    y, maps = step.image, heat_map(x.cpu(), step.image, settings.smoothing)
-    seconds = (time.perf_counter() - start) / len(x)
     curves = {name: torch.stack([s.losses[name] for s in history]) for name in step.losses}
+    found = _rival_results("anogan", x, step.image, bundle, start, settings.smoothing)
+    return [
+        replace(
+            result,
+            score=float(step.losses["L"][i]),
+            losses={name: tuple(curve[:, i].tolist()) for name, curve in curves.items()},
+        )
+        for i, result in enumerate(found)
+    ]
+
+
+def visualize_f_anogan(x: Tensor, bundle: Bundle) -> list[Result]:
+    """f-AnoGAN's answer for a batch of images in one pass: (B, 3, H, W) in [0, 1] → B Results."""
+    gan, encoder, start = bundle.require_anogan(), bundle.require_encoder(), time.perf_counter()
+    y, losses = f_anogan.redraw(x, gan, encoder)
+    return [
+        replace(
+            result,
+            score=float(losses["L"][i]),
+            losses={name: (float(values[i]),) for name, values in losses.items()},
+        )
+        for i, result in enumerate(_rival_results("f-anogan", x, y, bundle, start))
+    ]
+
+
+def visualize_decoder(x: Tensor, bundle: Bundle) -> list[Result]:
+    """The decoder's answer for a batch of images in one pass: (B, 3, H, W) in [0, 1] → B Results.
+
+    The score is the map's peak, not its mean: a fault covers few pixels, and what the decoder blurs all.
+    """
+    net, start = bundle.require_decoder(), time.perf_counter()
+    y = decoder.redraw(x, bundle.f_net, net)
+    return _rival_results("decoder", x, y, bundle, start)
+
+
+def _rival_results(
+    method: str, x: Tensor, y: Tensor, bundle: Bundle, start: float, smoothing: float = SMOOTHING
+) -> list[Result]:
+    """Results with the one map of a rival, abs(x − y), whose peak is the score; begun at `start`."""
+    x, scale, limit = x.cpu(), bundle.scale(method), bundle.limit(method)
+    maps = heat_map(x, y, smoothing)
+    seconds = (time.perf_counter() - start) / len(x)
     return [
         Result(
-            method="anogan",
-            score=float(step.losses["L"][i]),
+            method=method,
+            score=float(shown.max()) / scale,
             threshold=None,
-            x=x[i].cpu(),
+            x=x[i],
             y=y[i],
-            anomaly_map=maps[i],
-            smoothing=settings.smoothing,
-            scale=bundle.scale("anogan"),
-            losses={name: tuple(curve[:, i].tolist()) for name, curve in curves.items()},
+            anomaly_map=shown,
+            smoothing=smoothing,
+            scale=scale,
+            losses={},
             seconds=seconds,
-            limit=bundle.limit("anogan"),
-            maps={"residual": maps[i]},
-            scales={"residual": bundle.scale("anogan")},
-            limits={"residual": bundle.limit("anogan")},
+            limit=limit,
+            maps={"residual": shown},
+            scales={"residual": scale},
+            limits={"residual": limit},
         )
-        for i in range(len(x))
+        for i, shown in enumerate(maps)
     ]
+
+
+def visualize_rival(
+    rival: str, x: Tensor, bundle: Bundle, search: SearchSettings | None = None
+) -> Generator[Step, None, list[Result]]:
+    """A rival's answer for a batch of images: (B, 3, H, W) in [0, 1] → B Results.
+
+    Args:
+        rival: one of `bundle.RIVALS`; one that takes no steps yields none.
+        search: AnoGAN's.
+
+    Raises:
+        WeightsError: the bundle lacks the rival.
+    """
+    bundle.require_rival(rival)
+    if rival == "anogan":
+        return (yield from visualize_anogan(x, bundle, search))
+    return {"f-anogan": visualize_f_anogan, "decoder": visualize_decoder}[rival](x, bundle)

@@ -270,6 +270,8 @@ def _bundle(given: argparse.Namespace, pixels: Tensor, seed: int, methods: list[
         local=local,
         instant=instant,
         anogan=gan,
+        encoder=None,
+        decoder=None,
         scales={},
         limits={},
     )

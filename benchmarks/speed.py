@@ -1,13 +1,14 @@
-"""Seconds, peak memory and pixel AUROC of every mode and of AnoGAN, on the same test images in one run.
+"""Seconds, peak memory and pixel AUROC of every mode and of the rivals, on the same test images in one run.
 
     python -m anounet bench speed [--bundle NAME] [--images N] [--methods instant fast …] [--json FILE]
 
 Every method runs in a process of its own, so that its peak memory is its own. Times are computing alone
 (no decoding, no writing), after a warm-up, for all the images together: AnoGAN searches for a batch at once,
-`instant` takes eight in one pass (all of them five times over, it is so short), `fast` gives each core an
-image, `article` uses all cores for one. The images are the test split of the bundle's class, which no setting
-was chosen on; all figures pool all pixels, good images included: AUROC of the bare map abs(x − y) and of the
-same smoothed by 2 px, for every method alike, and AUROC and AP of the method's own map.
+f-AnoGAN and the decoder take a batch in one pass and `instant` eight images (all of them five times over, it
+is so short), `fast` gives each core an image, `article` uses all cores for one. The images are the test split
+of the bundle's class, which no setting was chosen on; all figures pool all pixels, good images included:
+AUROC of the bare map abs(x − y) and of the same smoothed by 2 px, for every method alike, and AUROC and AP of
+the method's own map.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ import torch
 
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import smooth
-from anounet.bundle import SHIPPED, Bundle, load_bundle
-from anounet.cli.common import table
+from anounet.bundle import RIVALS, SHIPPED, Bundle, load_bundle, read_info
+from anounet.cli.common import modes_of, table
 from anounet.datasets import open_set
 from anounet.metrics import pixel_auroc, pixel_average_precision
 from anounet.prepare import choice_of
 from anounet.storage import write_json
-from anounet.visualization import Result, drain, visualize_anogan, visualize_many
+from anounet.visualization import Result, drain, visualize_many, visualize_rival
 
-METHODS = ("instant", "fast", "anogan", "article")
+METHODS = ("instant", "fast", *RIVALS, "article")
+QUICK = ("instant", "f-anogan", "decoder")  # one pass, so short that it is taken five times
 SMOOTHING = 2.0
-ANOGAN_BATCH = 16
+RIVAL_BATCH = 16
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--images", type=int, default=12, metavar="N", help="a third of them good (default: 12)"
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=None, help="default: those the bundle has"
+    )
     parser.add_argument("--device", default=None, help="default: cuda where there is one")
     parser.add_argument(
         "--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE too"
@@ -62,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     if given.one:
         print(json.dumps(measure(given.one, given.bundle, given.images, given.device)))
         return 0
+    there = modes_of(read_info(given.bundle)["files"])
     measured = []
-    for method in given.methods:
+    for method in given.methods or [method for method in METHODS if method in there]:
         print(f"measuring {method} …", file=sys.stderr, flush=True)
         measured.append(_in_own_process(method, given))
     print(report(measured))
@@ -104,7 +109,7 @@ def measure(method: str, name: str, count: int, device: str | None) -> dict[str,
     x, masks = test_images(bundle, count)
     run(method, bundle, x[:1], steps=2)  # warm-up: libraries choose their kernels
     before = _peak_megabytes()
-    rounds = 5 if method == "instant" else 1
+    rounds = 5 if method in QUICK else 1
     start = time.perf_counter()
     for _ in range(rounds):
         results = run(method, bundle, x)
@@ -131,12 +136,12 @@ def measure(method: str, name: str, count: int, device: str | None) -> dict[str,
 
 def run(method: str, bundle: Bundle, x: torch.Tensor, steps: int | None = None) -> list[Result]:
     """The method's Results for the images, with its own number of steps or with `steps`."""
-    if method == "anogan":
+    if method in RIVALS:
         search = SearchSettings() if steps is None else SearchSettings(steps=steps)
         return [
             result
-            for batch in x.split(ANOGAN_BATCH)
-            for result in drain(visualize_anogan(batch, bundle, search))
+            for batch in x.split(RIVAL_BATCH)
+            for result in drain(visualize_rival(method, batch, bundle, search))
         ]
     settings = bundle.settings(method, steps=None if method == "instant" else steps)
     return list(visualize_many(x, bundle, settings))
@@ -144,7 +149,9 @@ def run(method: str, bundle: Bundle, x: torch.Tensor, steps: int | None = None) 
 
 def _described(method: str, bundle: Bundle) -> str:
     if method == "anogan":
-        return f"{SearchSettings.steps} latent steps, batches of {ANOGAN_BATCH}"
+        return f"{SearchSettings.steps} latent steps, batches of {RIVAL_BATCH}"
+    if method in RIVALS:
+        return f"one pass, batches of {RIVAL_BATCH}"
     settings = bundle.settings(method)
     if method == "instant":
         return "one pass, batches of 8"

@@ -44,7 +44,7 @@ def live_result() -> None:
         st.button(t("home.another"), key="another", icon=":material/shuffle:", on_click=next_piece)
     picture = found.get(known or first, found[first])
     settings = bundle.settings(inputs.offered_modes(bundle)[0])
-    request = answers.Request(bundle.name, version, (picture,), settings, False, None)
+    request = answers.Request(bundle.name, version, (picture,), settings, False)
     try:
         with st.spinner(t("home.computing")):
             result = answers.redraw(models.results(), bundle, request, picture)

@@ -1,16 +1,16 @@
-"""Visualise: images in; normalised images, heat maps and regions out, beside AnoGAN's, on fixed scales."""
+"""Visualise: images in; normalised images, heat maps and regions out, beside a rival's, on fixed scales."""
 
 import streamlit as st
 
 from anounet.app import cards, components, downloads, forms, inputs, models, panels, routing
 from anounet.app.jobs import Job, job_id
-from anounet.app.texts import t
+from anounet.app.texts import label, t
 from anounet.app.work import answers
 from anounet.bundle import Bundle
 
 KIND, RIVAL, PAGE_SIZE = "visualise", "compare", 6
 PATIENCE = 1.5  # seconds to wait before a progress bar appears
-FEW = 4  # pictures that AnoGAN is asked for without a click
+FEW = 4  # pictures that AnoGAN searches for without a click
 
 routing.enter("visualise")
 components.header(t("visualise.title"), t("visualise.lead"))
@@ -54,27 +54,27 @@ def run(request: answers.Request, bundle: Bundle) -> Job:
 
 
 def compare(request: answers.Request, bundle: Bundle) -> Job | None:
-    """AnoGAN's answer, which nothing waits for: by itself for a few pictures, else when it is asked for."""
+    """The rival's answer, which nothing waits for: by itself where it is short, else when it is asked for."""
     cache = models.results()
-    if request.anogan is None:
+    if request.rival is None:
         components.let_go(RIVAL)
         return None
     if not request.instant and answers.missing(cache, request):
         return None
-    job, pending = models.jobs().get(job_id(request.rival_key)), answers.unsearched(cache, request)
+    job, pending = models.jobs().get(job_id(request.rival_key)), answers.uncompared(cache, request)
     if not pending:
         return job
     if job is None or not job.active:
-        if job is not None or len(pending) > FEW:
+        if job is not None or (request.rival == "anogan" and len(pending) > FEW):
             components.job_end(job)
             seconds = components.duration(answers.estimated_search(len(pending)))
-            title = t("anogan.start", n=len(pending), time=seconds)
+            title = t("rival.start", rival=label(request.rival), n=len(pending), time=seconds)
             if not st.button(title, key="start_rival", icon=":material/compare:"):
                 return job
         job = models.jobs().submit(
             request.rival_key,
             RIVAL,
-            t("anogan.search", n=len(pending)),
+            t("rival.job", rival=label(request.rival), n=len(pending)),
             lambda j: answers.compare(j, request, bundle, cache),
             owner=components.owner(),
         )
@@ -152,13 +152,13 @@ with left:
     if opened is not None and modes:
         with st.container(key="visualise_settings"):
             settings = inputs.choose_settings(opened[0])
-            everything, rival_wanted = settings.mode == "instant", False
+            everything, rival = settings.mode == "instant", None
             if not everything:
                 everything = st.toggle(t("gate.toggle"), key="all", bind="query-params", help=t("gate.help"))
-            if opened[0].anogan is not None:
-                rival_wanted = st.toggle(
-                    t("anogan.toggle"), True, key="rival", bind="query-params", help=t("anogan.toggle_help")
-                )
+            if opened[0].rivals and st.toggle(
+                t("rival.toggle"), True, key="rival", bind="query-params", help=t("rival.toggle_help")
+            ):
+                rival = inputs.choose_rival(opened[0])
             st.caption(t("visualise.device", device=models.device_name()))
 with right:
     if opened is None:
@@ -171,9 +171,12 @@ with right:
         if not pictures:
             st.info(t("visualise.nothing"), icon=":material/add_photo_alternate:")
         else:
-            rival = answers.SearchSettings() if rival_wanted else None
-            request = answers.Request(bundle.name, version, pictures, settings, not everything, rival)
+            search = answers.SearchSettings() if rival == "anogan" else None
+            request = answers.Request(bundle.name, version, pictures, settings, not everything, rival, search)
             results(request, bundle)
         if bundle.anogan is None:
             with st.expander(t("anogan.title"), icon=":material/compare:"):
                 forms.train_rival(bundle)
+        elif rival == "anogan":
+            with st.expander(t("anogan.training"), icon=":material/show_chart:"):
+                forms.anogan_training(bundle, version)

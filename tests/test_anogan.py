@@ -11,7 +11,7 @@ import torch
 
 from anounet import anogan
 from anounet.anogan import AnoGAN, AnoGANSettings, SearchSettings, reconstruct, train_anogan
-from anounet.storage import WeightsError, load_weights, save_weights
+from anounet.storage import WeightsError, load_checkpoint, load_weights, save_checkpoint, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,56 @@ def test_the_same_seed_gives_the_same_net() -> None:
     torch.set_rng_state(state)
 
 
+def test_a_training_cut_off_ends_as_one_without_a_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(anogan, "CHECKPOINT_EVERY", 2)
+    images, settings = tiny.pixels(9), replace(tiny.GAN, steps=7, batch=4)
+    whole = list(train_anogan(images, settings, facts={"data": "here"}))
+    kept = {s.step: s.checkpoint for s in whole if s.checkpoint is not None}
+    assert list(kept) == [2, 4, 6]
+    for step in (2, 6):
+        save_checkpoint(tmp_path / "anogan.progress", kept[step])
+        torch.rand(3)
+        before = load_checkpoint(tmp_path / "anogan.progress")
+        rest = list(train_anogan(images, settings, resume=before, facts={"data": "here"}))
+        assert [s.step for s in rest] == list(range(step + 1, 8))
+        assert [s.metrics for s in rest] == [s.metrics for s in whole[step:]]
+        assert torch.equal(rest[-1].samples, whole[-1].samples)
+        state = whole[-1].model.state_dict()
+        assert all(torch.equal(t, state[name]) for name, t in rest[-1].model.state_dict().items())
+        assert rest[-1].model.meta == whole[-1].model.meta
+
+
+def test_a_checkpoint_of_another_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anogan, "CHECKPOINT_EVERY", 2)
+    images = tiny.pixels(9)
+    kept = list(train_anogan(images, tiny.GAN))[1].checkpoint
+    for other, changed, settings in (
+        ("images", images.flip(0), tiny.GAN),
+        ("seed", images, replace(tiny.GAN, seed=1)),
+        ("steps, noise", images, replace(tiny.GAN, steps=9, noise=0.0)),
+    ):
+        with pytest.raises(ValueError, match=f"of the AnoGAN is of a training with other {other}: go on"):
+            next(train_anogan(changed, settings, resume=kept))
+
+
+def test_the_curves_are_kept_few_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = list(train_anogan(tiny.pixels(9), replace(tiny.GAN, steps=7)))
+    curves = steps[-1].model.meta["curves"]
+    assert curves["step"] == list(range(1, 8))
+    assert curves["generator"] == [round(s.metrics["generator"], 4) for s in steps]
+    monkeypatch.setattr(anogan, "CURVE_POINTS", 3)
+    curves = list(train_anogan(tiny.pixels(9), replace(tiny.GAN, steps=7)))[-1].model.meta["curves"]
+    assert curves["step"] == [3, 6, 7] and len(curves["discriminator"]) == 3
+
+
+def test_samples_are_the_generator_s(gan: AnoGAN) -> None:
+    drawn = gan.samples(5)
+    assert drawn.shape == (5, 3, 32, 32) and drawn.min() >= 0 and drawn.max() <= 1
+    assert torch.equal(drawn, gan.samples(5)) and not torch.equal(drawn, gan.samples(5, seed=1))
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match="2 normal images or more"):
@@ -90,6 +140,23 @@ def test_the_search_lowers_the_loss_and_ends_at_an_image_of_the_generator(gan: A
     assert steps[-1].losses["residual"].tolist() == pytest.approx(residual.tolist(), rel=1e-4)
     assert all(torch.equal(tensor, state[name]) for name, tensor in gan.state_dict().items())
     assert all(p.grad is None for p in gan.parameters())
+
+
+def test_restarts_never_end_worse_than_their_first_start(gan: AnoGAN) -> None:
+    x, settings = tiny.images(3), SearchSettings(steps=4, learning_rate=0.1)
+    alone = list(reconstruct(x, gan, settings))
+    several = list(reconstruct(x, gan, replace(settings, restarts=4)))
+    assert len(several) == len(alone)
+    for one, best in zip(alone, several, strict=True):
+        assert best.losses["L"].shape == (3,)
+        assert (best.losses["L"] <= one.losses["L"] * (1 + 1e-5)).all()
+    assert (several[-1].losses["L"] < alone[-1].losses["L"] * (1 - 1e-5)).any()
+    # The image and all losses are those of the restart that is kept, and no image's is another's.
+    found = anogan.losses(x, gan, settings.weight)(several[-1].image)
+    for name, value in several[-1].losses.items():
+        assert value.tolist() == pytest.approx(found[name].tolist(), rel=1e-4)
+    turned = list(reconstruct(x.flip(0), gan, replace(settings, restarts=4)))[-1]
+    assert (turned.image.flip(0) - several[-1].image).abs().max() < 1e-4
 
 
 def test_an_image_s_search_is_its_own(gan: AnoGAN) -> None:
@@ -142,7 +209,9 @@ def test_images_of_another_size_are_refused(gan: AnoGAN) -> None:
         list(reconstruct(torch.zeros(1, 3, 48, 48), gan))
 
 
-@pytest.mark.parametrize("settings", [{"steps": -1}, {"steps": 2.0}, {"steps": 5001}, {"weight": 1.1}])
+@pytest.mark.parametrize(
+    "settings", [{"steps": -1}, {"steps": 2.0}, {"steps": 5001}, {"restarts": 0}, {"weight": 2}]
+)
 def test_search_settings_out_of_range_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=r"AnoGAN's .* not "):
         SearchSettings(**settings)

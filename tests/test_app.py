@@ -637,6 +637,20 @@ def test_an_upload_is_answered_at_once_though_the_queue_is_busy(weights: Path) -
     assert "AnoGAN is searching" not in words(settled(at))
 
 
+def test_a_rival_can_be_chosen_where_there_are_several(weights: Path) -> None:
+    said = words(settled(app(PAGES[3], mode="fast", all="true")))
+    assert "Decoder: heat map" not in said  # one alone is no choice
+    bundle = load_bundle(SHIPPED)
+    save_part(SHIPPED, decoder=tiny.decoder(bundle.f_net))
+    at = settled(app(PAGES[3], samples=["missing", "band", "blob", "stain", "scratch"], against="decoder"))
+    said = words(at)
+    assert said.count("Decoder: heat map") == 5 and "AnoGAN: heat map" not in said  # one pass, no question
+    assert "decoder(F(x))" in said
+    at.segmented_control(key="against").set_value("anogan")
+    sound(at.run())
+    assert "5 images" in at.button(key="start_rival").label
+
+
 def test_anogan_is_left_out_when_it_is_not_wanted(weights: Path) -> None:
     at = app(PAGES[3])
     at.toggle(key="rival").set_value(False)
@@ -843,6 +857,10 @@ def test_anogan_is_trained_where_a_bundle_has_none(weights: Path) -> None:
     assert job_of(at, "anogan").state == DONE, job_of(at, "anogan").error
     bare = load_bundle("bare")
     assert bare.anogan is not None and "anogan" in bare.scales
+    at = settled(app(PAGES[3], bundle="bare", all="true"))
+    (training,) = [expander for expander in at.expander if expander.label == "AnoGAN’s training"]
+    assert len(training.get("plotly_chart")) == 2
+    assert "Images that it draws" in training.markdown[0].value
 
 
 # --- pieces ------------------------------------------------------------------------------------------
@@ -853,7 +871,7 @@ def redrawn(weights: Path) -> tuple[Bundle, downloads.Shown]:
     bundle = load_bundle(SHIPPED)
     pixels = noise(5, SIZE)
     picture = answers.Picture("=a.png", content_hash(pixels), pixels)
-    request = answers.Request(SHIPPED, "v", (picture,), bundle.settings("fast"), False, None)
+    request = answers.Request(SHIPPED, "v", (picture,), bundle.settings("fast"), False)
     return bundle, downloads.Shown(picture.name, answers.redraw(models.results(), bundle, request, picture))
 
 

@@ -15,6 +15,7 @@ from anounet import ano_unet
 from anounet.anomaly_map import MAPS
 from anounet.bundle import (
     PARTS,
+    RIVALS,
     SHIPPED,
     Bundle,
     bundle_folder,
@@ -28,7 +29,7 @@ from anounet.bundle import (
     verify,
 )
 from anounet.storage import WeightsError, file_sha256, write_json
-from anounet.visualization import drain, visualize, visualize_anogan, visualize_many
+from anounet.visualization import drain, visualize, visualize_anogan, visualize_many, visualize_rival
 
 
 def edit(folder: Path, **fields: object) -> None:
@@ -90,7 +91,7 @@ def test_a_damaged_file_is_named(weights: Path, file: str) -> None:
         load_bundle("tiny", "cpu")
 
 
-@pytest.mark.parametrize("part", ["center", "local", "identity", "instant", "anogan"])
+@pytest.mark.parametrize("part", ["center", "local", "identity", "instant", "anogan", "encoder", "decoder"])
 def test_a_file_of_another_kind_is_named(weights: Path, part: str) -> None:
     folder = weights / "tiny"
     (folder / PARTS[part]).write_bytes((folder / PARTS["f_net"]).read_bytes())
@@ -126,6 +127,32 @@ def test_an_anogan_of_another_size_is_refused(weights: Path) -> None:
     save_part("tiny", anogan=tiny.anogan(48))
     with pytest.raises(WeightsError, match=r"anogan\.pt works at 48 px and the bundle at 32"):
         load_bundle("tiny", "cpu")
+
+
+def test_a_decoder_of_another_f_or_size_is_refused(weights: Path) -> None:
+    save_part("tiny", decoder=tiny.decoder(tiny.f_net(1)))
+    with pytest.raises(WeightsError, match=r"decoder\.pt was trained with another f-Net"):
+        load_bundle("tiny", "cpu")
+    save_part("tiny", decoder=tiny.decoder(tiny.f_net(), 48))
+    with pytest.raises(WeightsError, match=r"decoder\.pt works at 48 px and the bundle at 32"):
+        load_bundle("tiny", "cpu")
+
+
+def test_an_encoder_of_another_gan_is_refused(weights: Path) -> None:
+    other = tiny.anogan()
+    other.generator.project.bias.add_(0.5)
+    save_part("tiny", encoder=tiny.encoder(other))
+    with pytest.raises(WeightsError, match=r"encoder\.pt was trained with another AnoGAN"):
+        load_bundle("tiny", "cpu")
+
+
+def test_a_new_gan_drops_its_encoder(weights: Path) -> None:
+    save_part("tiny", anogan=tiny.anogan())
+    changed = load_bundle("tiny", "cpu")
+    assert changed.encoder is None and changed.rivals == ("anogan", "decoder")
+    assert "f-anogan" not in changed.scales and not (weights / "tiny" / PARTS["encoder"]).exists()
+    with pytest.raises(WeightsError, match=r"'tiny' has no encoder for f-AnoGAN yet: .*train-anogan --enc"):
+        drain(visualize_rival("f-anogan", tiny.images(1), changed))
 
 
 def test_an_unknown_bundle_lists_those_there_are(weights: Path) -> None:
@@ -187,6 +214,11 @@ def test_what_is_missing_is_said_with_what_to_do(weights: Path) -> None:
         drain(visualize(x[0], young))
     with pytest.raises(WeightsError, match=r"'young' has no AnoGAN yet: .*train-anogan --bundle young"):
         drain(visualize_anogan(x, young))
+    with pytest.raises(WeightsError, match=r"'young' has no decoder yet: .*train-decoder --bundle young"):
+        drain(visualize_rival("decoder", x, young))
+    with pytest.raises(ValueError, match="Unknown rival 'judge': choose one of anogan, "):
+        drain(visualize_rival("judge", x, young))
+    assert young.rivals == ()
     local = young.settings("fast", center="local")
     for run in (lambda: drain(visualize(x[0], young, local)), lambda: list(visualize_many(x, young, local))):
         with pytest.raises(WeightsError, match=r"'young' has no local centres yet: .*center --bundle young"):
@@ -205,7 +237,8 @@ def test_a_new_f_drops_c_and_the_scales(weights: Path) -> None:
     save_part("tiny", f_net=tiny.f_net(1))
     changed = load_bundle("tiny", "cpu")
     assert changed.f_net.fingerprint == tiny.f_net(1).fingerprint
-    assert changed.center is changed.local is changed.instant is None
+    assert changed.center is changed.local is changed.instant is changed.decoder is None
+    assert not (weights / "tiny" / PARTS["decoder"]).exists()
     assert dict(changed.scales) == dict(changed.limits) == {}
     assert changed.mode == "fast"
     assert changed.identity is not None and changed.anogan is not None  # they know nothing of F
@@ -226,8 +259,10 @@ def test_new_local_centres_drop_the_net_of_the_old_ones(weights: Path) -> None:
     save_part("tiny", local=tiny.tiny_local_centers(f_net, 10))
     changed = load_bundle("tiny", "cpu")
     assert changed.instant is None and not (weights / "tiny" / PARTS["instant"]).exists()
-    assert changed.scales == {"fast": 0.05, "anogan": 0.2} and changed.limits == {"fast": 0.06}
-    assert changed.center is not None and changed.identity is not None and changed.anogan is not None
+    assert changed.scales == {"fast": 0.05, "anogan": 0.2, "f-anogan": 0.22, "decoder": 0.25}
+    assert changed.limits == {"fast": 0.06}
+    assert changed.center is not None and changed.identity is not None
+    assert changed.rivals == tuple(RIVALS)  # they know nothing of local centres
 
 
 def test_copy_f_net_keeps_what_was_made_from_it(weights: Path) -> None:
@@ -235,11 +270,12 @@ def test_copy_f_net_keeps_what_was_made_from_it(weights: Path) -> None:
     same = {"size": 32, "data": "textures", "normal": "streaks"}
     copy_f_net("tiny", note="again", **same)
     kept = load_bundle("tiny", "cpu")
+    assert kept.rivals == tuple(RIVALS)
     assert kept.mode == "instant" and kept.scales == tiny.SCALES and kept.info["note"] == "again"
     for changes in ({"normal": "wood"}, {"size": 48}):
         copy_f_net("tiny", **(same | changes))
         other = load_bundle("tiny", "cpu")
-        assert other.center is other.local is other.instant is other.anogan is None
+        assert other.center is other.local is other.instant is None and other.rivals == ()
         same |= changes
     copy_f_net("young", **same)
     assert load_bundle("young", "cpu").f_net.fingerprint == tiny.f_net().fingerprint
@@ -331,7 +367,7 @@ def test_scales_have_a_value_for_every_method(bundle: Bundle) -> None:
     assert bundle.limit("instant") == 0.2 and bundle.limit("fast", "residual") == 0.06
     assert bundle.limit("instant", "distance") == pytest.approx(1.5 * 1.2)  # never measured
     bare = replace(bundle, scales={}, limits={})
-    for method in ("instant", "fast", "fast-local", "article", "anogan"):
+    for method in ("instant", "fast", "fast-local", "article", *RIVALS):
         for name in (None, *MAPS):
             assert 0 < bare.scale(method, name) < bare.limit(method, name) < math.inf
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,16 +22,17 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, instant, prepare
+from anounet import ano_unet, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
-from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part
-from anounet.cli import main
+from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part
+from anounet.cli import bench, main, train
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
 from anounet.datasets import open_set
 from anounet.images import decode_file, png_bytes, to_tensor
 from anounet.storage import load_weights
+from anounet.training import TrainingStep
 from anounet.visualization import drain, visualize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -361,21 +362,26 @@ def test_what_is_no_command_is_refused(run, words: list[str]) -> None:
 # --- compare -----------------------------------------------------------------------------------------
 
 
-def test_compare_writes_anogan_s_map_beside(run, samples: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rivals", [[], ["decoder"], ["decoder", "anogan", "decoder"]])
+def test_compare_writes_the_rivals_maps_beside(run, samples: Path, tmp_path: Path, rivals: list[str]) -> None:
     (samples / "bad.png").write_bytes(b"no image")
     out = tmp_path / "out"
     words = ["compare", samples, "--bundle", "tiny", "--out", out, "--device", "cpu", "--search-steps", 2]
-    assert run(*words)[0] == 1
+    assert run(*words, *(["--rivals", *rivals] if rivals else []))[0] == 1
     found = {Path(row["file"]).name: row for row in rows(out)}
-    assert list(rows(out)[0]) == [*COLUMNS, "anogan_score", "anogan_seconds"]
-    assert found["bad.png"]["error"] and not found["bad.png"]["anogan_score"]
+    wanted = list(dict.fromkeys(rivals)) or list(RIVALS)  # all that the bundle has
+    assert list(rows(out)[0]) == [*COLUMNS, *(f"{r}_{what}" for r in wanted for what in ("score", "seconds"))]
     for stem, file in (("a", "a.png"), ("b", "b.png"), ("c", "c.jpg")):
-        ours, theirs = (np.load(out / f"{stem}_{what}map.npy") for what in ("", "anogan_"))
-        assert theirs.dtype == np.float32 and theirs.shape == (32, 32)
-        assert not np.array_equal(ours, theirs)
-        assert float(found[file]["anogan_score"]) > 0
+        maps = [np.load(out / f"{stem}_{what}map.npy") for what in ("", *(f"{r}_" for r in wanted))]
+        assert all(m.dtype == np.float32 and m.shape == (32, 32) for m in maps)
+        assert len({m.tobytes() for m in maps}) == 1 + len(wanted)
+        assert all(float(found[file][f"{r}_score"]) > 0 for r in wanted)
+        assert not any(found["bad.png"][f"{r}_score"] for r in wanted)
+        assert not [r for r in RIVALS if r not in wanted and (out / f"{stem}_{r}_map.npy").exists()]
         strip = Image.open(out / f"{stem}_compare.png")
-        assert strip.height == 32 and strip.width > 7 * 32
+        panels = 4 + 3 * len(wanted)
+        assert strip.height == 32 and panels * 32 < strip.width < panels * 40
+    assert found["bad.png"]["error"]
     assert Image.open(out / "overview.png").height > 3 * 32
 
 
@@ -386,6 +392,11 @@ def test_compare_needs_an_anogan(run, samples: Path, tmp_path: Path) -> None:
     status, _, error = run("compare", samples, "--bundle", "young", "--out", tmp_path / "out")
     assert status == 2
     assert "has no AnoGAN yet" in one_line(error)
+    status, _, error = run(
+        "compare", samples, "--bundle", "young", "--out", tmp_path / "out", "--rivals", "decoder"
+    )
+    assert status == 2
+    assert "has no decoder yet" in one_line(error)
 
 
 # --- making bundles ----------------------------------------------------------------------------------
@@ -401,6 +412,8 @@ def start(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(ano_unet, "LOCAL", replace(ano_unet.LOCAL, steps=1))
     monkeypatch.setattr(prepare, "SearchSettings", lambda: SearchSettings(steps=1))
     monkeypatch.setattr(instant, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(train, "DECODER", tiny.DECODER)
+    monkeypatch.setattr(train, "ENCODER", tiny.ENCODER)
     return path
 
 
@@ -413,15 +426,25 @@ def test_prepare_makes_a_bundle_that_can_be_used(
     run, start: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["prepare", "--name", "made", *DATA, *F_NET, "--exclude", "wood", "--start", str(start)]
-    words += ["--train-fnet", "--steps", "3", "--anogan-steps", "2", "--article-scale", "0", "--json"]
+    words += [
+        "--train-fnet",
+        "--steps",
+        "3",
+        "--anogan-steps",
+        "2",
+        "--decoder",
+        "--article-scale",
+        "0",
+        "--json",
+    ]
     monkeypatch.setattr(sys, "argv", ["anounet", *words])
     status, shown, progress = run(*words)
     assert status == 0, progress
     report = json.loads(shown)
     assert report["bundle"] == "made"
     assert report["files"] == sorted(PARTS.values())
-    assert report["modes"] == ["instant", "fast", "article", "anogan"]
-    stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "scales"]
+    assert report["modes"] == ["instant", "fast", "article", *RIVALS]
+    stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "encoder", "decoder", "scales"]
     assert list(report["figures"]) == stages
     assert all(stage in progress for stage in report["figures"])
 
@@ -437,7 +460,7 @@ def test_prepare_makes_a_bundle_that_can_be_used(
     )
     made = load_bundle("made", "cpu")
     assert made.center.count == 320 and len(made.center.held_back) == 80
-    assert made.scales.keys() >= {"instant", "fast", "fast-local", "anogan"}
+    assert made.scales.keys() >= {"instant", "fast", "fast-local", *RIVALS}
     assert all(v > 0 for v in (*made.scales.values(), *made.limits.values()))
     _, facts = load_weights(made.folder / "f_net.pt", "f_net")
     assert facts["starting_weights"] == "local file start.pth" and facts["images"] == 40
@@ -566,6 +589,32 @@ def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: 
     assert after.scales["fast"] == before.scales["fast"]
 
 
+def test_train_decoder_goes_on_where_it_was_cut_off(
+    run, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, firsts = prepare.train_decoder, []
+
+    def watched(*a: object, **b: object) -> Iterator[TrainingStep]:
+        firsts.append(b["resume"]["step"] if b["resume"] else 0)
+        for step in steps(*a, **b):
+            yield step
+            if step.step == 3 and len(firsts) < 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(prepare, "train_decoder", watched)
+    words = ["train-decoder", "--bundle", "tiny", "--steps", 4, "--device", "cpu"]
+    assert run(*words)[0] == 130
+    assert run(*words, "--fresh")[0] == 130
+    assert run(*words)[0] == 0
+    assert firsts == [0, 0, 2]
+    made = load_bundle("tiny", "cpu")
+    assert made.decoder.meta["settings"]["steps"] == 4 and made.decoder.meta["normal"] == "streaks"
+    assert made.scales["decoder"] != tiny.SCALES["decoder"]
+    assert not (made.folder / prepare.DECODER_CHECKPOINT).exists()
+    assert run(*words, "--size", 48)[0] == 2
+
+
 def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
     assert run("train-fnet", "--name", "young", *DATA, *F_NET, "--start", start)[0] == 0
     young = load_bundle("young", "cpu")
@@ -574,6 +623,10 @@ def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
     assert status == 0
     assert json.loads(shown)["figures"]["identity U-Net"]["L_R"] < 2 / 255
     assert run("train-anogan", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
+    assert run("train-decoder", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
+    assert load_bundle("young", "cpu").scales.keys() == {"anogan", "decoder"}
+    assert run("train-anogan", "--bundle", "young", "--steps", 1, "--encoder", "--device", "cpu")[0] == 0
+    assert load_bundle("young", "cpu").scales.keys() == set(RIVALS)
     assert run("center", "--bundle", "young", "--device", "cpu")[0] == 0
     young = load_bundle("young", "cpu")
     assert young.center.f_net == young.local.f_net == young.f_net.fingerprint
@@ -834,7 +887,7 @@ def test_bundles(run, weights: Path) -> None:
     broken, good = json.loads(shown)
     assert broken["name"] == "broken" and "bundle.json is damaged" in broken["error"]
     assert (good["name"], good["normal"], good["size"], good["error"]) == ("tiny", "streaks", 32, "")
-    assert good["modes"] == "instant, fast, article, anogan"
+    assert good["modes"] == ", ".join(("instant", "fast", "article", *RIVALS))
     assert "| tiny" in run("bundles")[1]
     save_part("young", f_net=tiny.f_net(), size=32)
     assert json.loads(run("bundles", "--json")[1])[2]["modes"] == "none yet"
@@ -904,6 +957,20 @@ def test_bench_speed_prints_a_table(run, weights: Path, tmp_path: Path) -> None:
     (measured,) = json.loads(file.read_text(encoding="utf-8"))["methods"]
     assert measured["images"] == 3 and measured["seconds"] > 0 and measured["peak_mb"] > 50
     assert 0 <= measured["pixel_auroc"] <= 1
+
+
+def test_bench_speed_measures_what_the_bundle_has(
+    run, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = bench._script("speed")
+    monkeypatch.setattr(speed, "_in_own_process", lambda m, _: speed.measure(m, "tiny", 3, "cpu"))
+    monkeypatch.setattr(speed, "METHODS", ("instant", "nothing", "f-anogan", "decoder"))
+    monkeypatch.setattr(bench, "_script", lambda name: speed)
+    status, shown, error = run("bench", "speed", "--bundle", "tiny", "--images", 3)
+    assert status == 0, error
+    rows = [line for line in shown.splitlines() if line.startswith("|")][2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["instant", "f-anogan", "decoder"]
+    assert all("one pass, batches of 16" in row for row in rows[1:])
 
 
 def test_bench_speed_refuses_too_few_images(run) -> None:

@@ -28,8 +28,8 @@ LEVELS = {
     ],
     1: ["feature_net", "datasets"],
     2: ["center", "anomaly_map"],
-    3: ["local_centers"],
-    4: ["metric_learning", "ano_unet", "identity", "anogan", "decoder", "nearest_patch", "instant"],
+    3: ["local_centers", "anogan"],
+    4: ["metric_learning", "ano_unet", "identity", "f_anogan", "decoder", "nearest_patch", "instant"],
     5: ["bundle"],
     6: ["visualization"],
     7: ["prepare"],
@@ -151,6 +151,7 @@ def test_a_wrong_import_is_found(file: str, line: str, complaint: str) -> None:
     [
         ("anounet/center.py", "from anounet.feature_net import FeatureNet"),
         ("anounet/nearest_patch.py", "from anounet.local_centers import patches"),
+        ("anounet/f_anogan.py", "from anounet.anogan import AnoGAN"),
         ("anounet/local_centers.py", "from anounet.center import split_held_back"),
         ("anounet/storage.py", "from anounet import __version__"),
         ("anounet/datasets/folders.py", "from anounet.datasets.image_set import ImageSet"),

@@ -12,12 +12,24 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, instant, prepare
+from anounet import ano_unet, anogan, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS
-from anounet.bundle import PARTS, SHIPPED, load_bundle, read_info, save_part, verify
+from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part, verify
 from anounet.datasets import DataError
-from anounet.prepare import CHECKPOINT, DataChoice, Plan, Stage, make_centers, make_instant, read_normals
+from anounet.prepare import (
+    ANOGAN_CHECKPOINT,
+    CHECKPOINT,
+    DECODER_CHECKPOINT,
+    DataChoice,
+    Plan,
+    Stage,
+    make_anogan,
+    make_centers,
+    make_decoder,
+    make_instant,
+    read_normals,
+)
 from anounet.storage import load_checkpoint, load_weights
 from anounet.training import TrainingError
 from anounet.visualization import visualize_many
@@ -94,12 +106,12 @@ def test_a_folder_of_images_becomes_a_bundle(home: Path, folder: Path) -> None:
 
 
 def test_every_map_gets_a_scale_and_a_limit(home: Path, folder: Path) -> None:
-    list(run(plan(folder, anogan=tiny.GAN)))
+    list(run(plan(folder, anogan=tiny.GAN, encoder=tiny.ENCODER, decoder=tiny.DECODER)))
     made = load_bundle("made", "cpu")
     for method, usual in (("instant", "combined"), ("fast", "residual"), ("fast-local", "combined")):
         wanted = {method if name == usual else f"{method}:{name}" for name in MAPS}
         assert wanted <= made.scales.keys() and wanted <= made.limits.keys()
-    assert "anogan" in made.scales and "article" not in made.scales
+    assert made.scales.keys() >= set(RIVALS) == set(made.rivals) and "article" not in made.scales
     assert all(value > 0 for value in (*made.scales.values(), *made.limits.values()))
     scores = {"instant:score", "fast-local:score"}
     assert made.limits.keys() == made.scales.keys() | scores
@@ -156,6 +168,53 @@ def test_an_interrupted_preparation_leaves_a_bundle_and_goes_on(home: Path, fold
     assert dict(made.scales) == pytest.approx(dict(wanted.scales), rel=1e-3)
     assert not (made.folder / CHECKPOINT).exists()
     assert len([s for s in whole if s.name == "instant U-Net"]) == 6
+
+
+@pytest.mark.parametrize("change", ["nothing", "settings", "images"])
+def test_a_decoder_cut_off_goes_on_where_its_training_is_the_same(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    settings = tiny.DECODER
+    list(run(plan(folder, instant=None, decoder=settings), "whole"))
+    until(run(plan(folder, instant=None, decoder=settings)), "decoder", 4)
+    path = home / "made" / DECODER_CHECKPOINT
+    assert load_checkpoint(path)["checkpoint"]["step"] == 4
+    if change == "settings":
+        settings = replace(settings, learning_rate=1e-4)
+    elif change == "images":
+        (folder / "01.png").unlink()
+    rest = list(make_decoder("made", plan(folder).choice, settings, "cpu"))
+    assert [s.done for s in rest] == ([5] if change == "nothing" else [1, 2, 3, 4, 5])
+    assert not path.exists()
+    made, whole = (load_bundle(name, "cpu").decoder for name in ("made", "whole"))
+    assert (made.fingerprint == whole.fingerprint) is (change == "nothing")
+    normals = read_normals(plan(folder).choice)
+    assert made.meta["images"] == len(normals.fit)  # and none of those that set thresholds
+
+
+@pytest.mark.parametrize("change", ["nothing", "settings", "images", "fresh"])
+def test_anogan_cut_off_goes_on_where_its_training_is_the_same(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(anogan, "CHECKPOINT_EVERY", 2)
+    choice, settings = plan(folder).choice, replace(tiny.GAN, steps=5)
+    save_part("made", f_net=tiny.f_net(), size=32)
+    stages = make_anogan("made", choice, settings, "cpu")
+    until(stages, "AnoGAN", 4)
+    path = home / "made" / ANOGAN_CHECKPOINT
+    assert load_checkpoint(path)["checkpoint"]["step"] == 4
+    if change == "settings":
+        settings = replace(settings, noise=0.0)
+    elif change == "images":
+        (folder / "01.png").unlink()
+    rest = list(make_anogan("made", choice, settings, "cpu", resume=change != "fresh"))
+    assert [s.done for s in rest] == ([5] if change == "nothing" else [1, 2, 3, 4, 5])
+    said = [note for stage in rest for note in stage.notes]
+    assert len(said) == (change in ("settings", "images"))
+    assert all("anogan.progress is of a training with other settings or images" in note for note in said)
+    assert not path.exists()
+    assert load_bundle("made", "cpu").anogan.meta["curves"]["step"] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("change", ["nothing", "settings", "images", "command", "ended"])
@@ -268,12 +327,19 @@ def test_a_new_f_drops_what_was_made_from_the_old_one(home: Path, folder: Path) 
     assert dict(changed.scales) == dict(changed.limits) == {}
 
 
+def test_a_side_too_large_for_the_decoder_is_said_before_anything_is_made(home: Path, folder: Path) -> None:
+    choice = replace(plan(folder).choice, size=256)
+    with pytest.raises(ValueError, match="side from 16 to 208 that 8 divides, not 256"):
+        list(run(plan(folder, choice=choice, decoder=tiny.DECODER)))
+    assert not (home / "made").exists()
+
+
 def test_another_size_or_class_keeps_nothing_of_the_old_one(home: Path, folder: Path) -> None:
-    list(run(plan(folder, anogan=tiny.GAN)))
+    list(run(plan(folder, anogan=tiny.GAN, decoder=tiny.DECODER)))
     other = plan(folder, choice=replace(plan(folder).choice, size=48))
     list(run(other))
     made = load_bundle("made", "cpu")
-    assert made.size == 48 and made.anogan is None and made.mode == "instant"
+    assert made.size == 48 and made.rivals == () and made.mode == "instant"
     assert made.local.f_net == made.f_net.fingerprint
 
 

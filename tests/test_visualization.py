@@ -10,11 +10,12 @@ import pytest
 import tiny
 import torch
 
-from anounet import ano_unet, visualization
+from anounet import ano_unet, f_anogan, visualization
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, heat_map, map_set
 from anounet.bundle import Bundle
 from anounet.center import features_of
+from anounet.decoder import redraw
 from anounet.images import ImageError
 from anounet.visualization import (
     INSTANT_BATCH,
@@ -22,7 +23,9 @@ from anounet.visualization import (
     peak,
     visualize,
     visualize_anogan,
+    visualize_decoder,
     visualize_many,
+    visualize_rival,
 )
 
 
@@ -166,6 +169,34 @@ def test_anogan_results(bundle: Bundle) -> None:
         assert (alone.anomaly_map - result.anomaly_map).abs().max() < 1e-4
         assert alone.score == pytest.approx(result.score, rel=1e-4)
     assert results[0].seconds == results[1].seconds > 0
+
+
+def test_decoder_results(bundle: Bundle) -> None:
+    x = torch.cat([tiny.images(2), tiny.defective(1)])
+    results = drain(visualize_rival("decoder", x, bundle))
+    drawn = redraw(x, bundle.f_net, bundle.decoder)
+    for i, result in enumerate(results):
+        assert result.method == "decoder" and result.threshold is None and result.losses == {}
+        assert torch.equal(result.x, x[i]) and torch.equal(result.y, drawn[i])
+        assert (result.anomaly_map - heat_map(x[i : i + 1], drawn[i : i + 1], 2.0)[0]).abs().max() < 1e-6
+        assert result.scale == bundle.scale("decoder") and result.limit == bundle.limit("decoder")
+        assert result.score == pytest.approx(float(result.anomaly_map.max()) / result.scale)
+        assert result.maps.keys() == result.scales.keys() == result.limits.keys() == {"residual"}
+        alone = visualize_decoder(x[i : i + 1], bundle)[0]
+        assert (alone.anomaly_map - result.anomaly_map).abs().max() < 1e-5
+    assert results[0].seconds == results[1].seconds > 0
+
+
+def test_f_anogan_results(bundle: Bundle) -> None:
+    x = torch.cat([tiny.images(2), tiny.defective(1)])
+    results = drain(visualize_rival("f-anogan", x, bundle))
+    y, losses = f_anogan.redraw(x, bundle.anogan, bundle.encoder)
+    for i, result in enumerate(results):
+        assert result.method == "f-anogan" and result.threshold is None
+        assert torch.equal(result.x, x[i]) and torch.equal(result.y, y[i])
+        assert (result.anomaly_map - heat_map(x[i : i + 1], y[i : i + 1], 2.0)[0]).abs().max() < 1e-6
+        assert result.score == float(losses["L"][i]) == result.losses["L"][0]
+        assert (result.scale, result.limit) == (0.22, bundle.limit("f-anogan"))
 
 
 def test_drain_closes_the_stream_whatever_happens() -> None:

@@ -11,6 +11,8 @@ from anounet.anogan import AnoGAN, AnoGANSettings, train_anogan
 from anounet.bundle import save_part
 from anounet.center import Center, compute_center
 from anounet.datasets import TextureSet
+from anounet.decoder import Decoder, DecoderSettings, train_decoder
+from anounet.f_anogan import Encoder, EncoderSettings, train_encoder
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
 from anounet.instant import InstantSettings, train_instant
@@ -21,9 +23,12 @@ SIZE = 32
 NAME = "tiny"
 PATCHES = PatchSettings(centers=16, iterations=3)
 INSTANT = InstantSettings(steps=6, batch=4, width=8, depth=3)
-SCALES = {"fast": 0.05, "anogan": 0.2, "instant": 0.15, "instant:distance": 1.2, "fast-local": 0.3}
+SCALES = {"fast": 0.05, "anogan": 0.2, "decoder": 0.25, "instant": 0.15, "instant:distance": 1.2}
+SCALES |= {"fast-local": 0.3, "f-anogan": 0.22}
 LIMITS = {"fast": 0.06, "instant": 0.2, "instant:score": 1.7, "fast-local:score": 1.4}
 GAN = AnoGANSettings(latent=8, width=8, steps=3, batch=8)
+DECODER = DecoderSettings(steps=5, batch=8, hidden=16, width=8)
+ENCODER = EncoderSettings(steps=5, batch=8, width=8)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -80,12 +85,23 @@ def anogan(size: int = SIZE) -> AnoGAN:
     return list(train_anogan(side, GAN))[-1].model
 
 
+def decoder(net: FeatureNet, size: int = SIZE) -> Decoder:
+    side = torch.nn.functional.interpolate(images(8), size).mul(255).to(torch.uint8)
+    return list(train_decoder(side, net, DECODER))[-1].model
+
+
+def encoder(gan: AnoGAN) -> Encoder:
+    return list(train_encoder(pixels(8), gan, ENCODER))[-1].model
+
+
 def save_bundle(name: str = NAME) -> Path:
     """A bundle with every part, in `$ANOUNET_WEIGHTS`."""
     net = f_net()
     described = {"size": SIZE, "data": "textures", "normal": "streaks", "exclude": [], "reference": None}
     save_part(name, f_net=net, meta={"made": "for tests"}, **described)
-    save_part(name, center=center(net), identity=identity(), anogan=anogan())
+    gan = anogan()
+    save_part(name, center=center(net), identity=identity(), anogan=gan, encoder=encoder(gan))
+    save_part(name, decoder=decoder(net))
     local = tiny_local_centers(net)
     save_part(name, local=local, instant=tiny_instant(net, local), meta={"made": "for tests"})
     settings = {"fast": {"beta": 4.0, "steps": 3}, "fast-local": {"steps": 2}}

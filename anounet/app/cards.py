@@ -41,7 +41,7 @@ def score_line(result: Result, rival: Result | None) -> str:
     if result.y is not None:
         parts.append(t("seconds.ano_unet", n=f"{result.seconds:.2f}"))
     if rival is not None:
-        parts.append(t("seconds.anogan", n=f"{rival.seconds:.2f}"))
+        parts.append(t("seconds.rival", rival=label(rival.method), n=f"{rival.seconds:.2f}"))
     return " · ".join(parts)
 
 
@@ -60,7 +60,7 @@ def result_card(
     """One picture: verdict and score, panels on one scale, the regions found, curves and downloads.
 
     Args:
-        pending: AnoGAN's answer is on its way.
+        pending: the rival's answer is on its way.
         refining: so is Ano-Unet's own, with the steps that were asked for; this is the one before them.
     """
     with st.container(border=True, key=f"card_{number}"):
@@ -71,13 +71,18 @@ def result_card(
                 st.badge(t("refine.pending"), icon=":material/autorenew:", color="grey")
         st.caption(score_line(result, rival) + (f" · {picture.note}" if picture.note else ""))
         cells = panels.ano_unet_cells(picture.name, result, view)
-        if request.anogan is not None and (rival is not None or pending):
+        if request.rival is not None and (rival is not None or pending):
             cells.append(panels.colour_bar(view, bundle, [r for r in (result, rival) if r is not None]))
             if rival is not None:
-                cells += panels.anogan_cells(picture.name, rival, view)
+                cells += panels.rival_cells(picture.name, rival, view)
             else:
-                titles = (t("panel.generated"), t("panel.heat_anogan"), t("panel.overlay_anogan"))
-                cells += [panels.waiting(title, t("anogan.searching")) for title in titles]
+                name = label(request.rival)
+                titles = [
+                    t("panel.generated", rival=name),
+                    t("panel.heat_rival", rival=name),
+                    t("panel.overlay_rival", rival=name),
+                ]
+                cells += [panels.waiting(title, t("rival.working", rival=name)) for title in titles]
             st.html(panels.grid(cells))
         else:
             bar = panels.colour_bar(view, bundle, [result])
@@ -117,7 +122,8 @@ def region_table(result: Result, view: panels.View, number: int) -> None:
 
 
 def _loss_charts(result: Result, rival: Result | None, request: Request, number: int) -> None:
-    if len(next(iter(result.losses.values()), ())) < 2 and rival is None:
+    searched = rival is not None and bool(rival.losses)
+    if len(next(iter(result.losses.values()), ())) < 2 and not searched:
         values = ", ".join(f"{label(name)} {line[-1]:.4f}" for name, line in result.losses.items())
         st.caption(t("card.no_steps", values=values))
         return
@@ -127,7 +133,7 @@ def _loss_charts(result: Result, rival: Result | None, request: Request, number:
                 st.markdown(t("card.ano_unet_losses", beta=f"{request.settings.beta:g}"))
                 figure = figures.losses(_thin(result.losses), request.settings.beta)
                 st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
-        if rival is not None:
+        if searched:
             with st.container(width=420):
                 st.markdown(t("card.anogan_losses", score=f"{rival.score:.1f}"))
                 steps = len(next(iter(rival.losses.values()))) - 1
@@ -195,7 +201,7 @@ def score_table(entries: Sequence[Entry], view: panels.View) -> None:
             t("table.ratio"): round(result.score / max(result.threshold, 1e-9), 2),
             t("table.regions"): len(panels.shown_regions(result, view)) if result.y is not None else None,
             t("table.ano_unet"): round(result.seconds, 2) if result.y is not None else None,
-            t("table.anogan"): round(rival.seconds, 2) if rival is not None else None,
+            t("table.rival"): round(rival.seconds, 2) if rival is not None else None,
         }
         for picture, result, rival in ((e.picture, e.result, e.rival) for e in entries)
     ]
@@ -220,7 +226,7 @@ def gathered(request: Request) -> list[Entry]:
         if result is None and request.instant:
             result, refining = find(cache, request.at_once, picture), True
         if result is not None:
-            shown = request.anogan is not None and result.y is not None
-            rival = cache.get(request.rival(picture)) if shown else None
+            shown = request.rival is not None and result.y is not None
+            rival = cache.get(request.compared(picture)) if shown else None
             found.append(Entry(picture, result, rival, refining))
     return found

@@ -107,7 +107,7 @@ def f_net_facts(bundle: Bundle, facts: Mapping[str, Any], shipped: bool) -> None
                 (t("facts.local"), bundle.local),
                 (t("facts.identity"), bundle.identity),
                 (t("facts.instant"), bundle.instant),
-                ("AnoGAN", bundle.anogan),
+                *((label(rival), True) for rival in bundle.rivals),
             )
             if part is not None
         )

@@ -42,14 +42,16 @@ def zip_bytes(everything: Sequence[Shown], view: panels.View) -> bytes:
             if shown.result.y is None:
                 continue
             folder = f"{number:03d}_{stem(shown.name)}"
-            for method, result in (("ano-unet", shown.result), ("anogan", shown.rival)):
-                if result is not None:
-                    base, name = f"{folder}/{method}", view.name(result)
-                    archive.writestr(f"{base}_normalised.png", png_bytes(to_pixels(result.y)))
-                    archive.writestr(f"{base}_overlay.png", png_bytes(panels.marked_overlay(result, view)))
-                    archive.writestr(f"{base}_map.npy", npy_bytes(panels.raw_map(result)))
-                    if name != "residual":
-                        archive.writestr(f"{base}_map_{name}.npy", npy_bytes(result.maps[name]))
+            methods = {"ano-unet": shown.result}
+            if shown.rival is not None:
+                methods[shown.rival.method] = shown.rival
+            for method, result in methods.items():
+                base, name = f"{folder}/{method}", view.name(result)
+                archive.writestr(f"{base}_normalised.png", png_bytes(to_pixels(result.y)))
+                archive.writestr(f"{base}_overlay.png", png_bytes(panels.marked_overlay(result, view)))
+                archive.writestr(f"{base}_map.npy", npy_bytes(panels.raw_map(result)))
+                if name != "residual":
+                    archive.writestr(f"{base}_map_{name}.npy", npy_bytes(result.maps[name]))
     return buffer.getvalue()
 
 

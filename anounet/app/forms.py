@@ -9,7 +9,7 @@ from functools import partial
 import streamlit as st
 
 from anounet.anogan import AnoGANSettings
-from anounet.app import components, models, routing
+from anounet.app import components, models, panels, routing
 from anounet.app.inputs import clamp
 from anounet.app.jobs import Job
 from anounet.app.texts import label, plain, t
@@ -386,3 +386,16 @@ def train_rival(bundle: Bundle) -> None:
                 lambda job: training.train_anogan(job, bundle.name, choice, settings),
                 bundle.name,
             )
+
+
+def anogan_training(bundle: Bundle, version: str) -> None:
+    """How AnoGAN's training went, and what it draws: a search finds nothing that it can't draw."""
+    curves = dict(bundle.require_anogan().meta.get("curves", {}))
+    steps = curves.pop("step", ())
+    if steps:
+        components.final_curves(curves, steps[-1], t("chart.step"), "anogan_final")
+    st.markdown(t("anogan.samples"))
+    cells = [
+        panels.figure(image, "", alt=t("alt.sample")) for image in models.gan_samples(bundle.name, version)
+    ]
+    st.html(panels.grid(cells, "au-small"))

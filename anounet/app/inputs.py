@@ -213,13 +213,20 @@ def choose_view(bundle: Bundle, settings: ano_unet.Settings) -> panels.View:
         )
         name = name if name in names else usual
         sigma, grey = _residual_view() if name == "residual" else (None, False)
-    absolute = panels.TOP * max(bundle.scale(m, "residual") for m in (settings.method, "anogan"))
+    absolute = panels.TOP * max(bundle.scale(m, "residual") for m in (settings.method, *bundle.rivals))
     return panels.View(
         map=name,
         threshold=threshold,
         sigma=sigma,
         grey=absolute if grey else 0.0,
     )
+
+
+def choose_rival(bundle: Bundle) -> str:
+    """What Ano-Unet is compared with; no question where there is one alone."""
+    if len(bundle.rivals) == 1:
+        return bundle.rivals[0]
+    return choose_one(t("rival.choose"), "against", bundle.rivals, label)
 
 
 def _residual_view() -> tuple[float | None, bool]:

@@ -114,6 +114,12 @@ def _bundle(name: str, version: str) -> Bundle:
         give_back_memory()
 
 
+@st.cache_data(max_entries=4, show_spinner=False)
+def gan_samples(name: str, version: str) -> tuple[np.ndarray, ...]:
+    """A few images that a bundle's AnoGAN draws, uint8 (size, size, 3)."""
+    return tuple(to_pixels(image) for image in _bundle(name, version).require_anogan().samples())
+
+
 def choice(opened: Bundle) -> DataChoice:
     """The choice of data that a bundle was made with, at its size.
 

@@ -282,26 +282,26 @@ def _marks(result: Result, view: View) -> list[tuple[float, float]]:
     return [_beside(region, result.x.shape[-1]) for region in shown_regions(result, view)]
 
 
-def anogan_cells(name: str, result: Result, view: View) -> list[str]:
-    """G(z), heat map, overlay."""
-    changed = strongest(result, view)
+def rival_cells(name: str, result: Result, view: View) -> list[str]:
+    """A rival's normal image, heat map, overlay."""
+    changed, rival = strongest(result, view), label(result.method)
     return [
         figure(
             to_pixels(result.y),
-            t("panel.generated"),
-            t("panel.generated_note"),
-            t("alt.generated", name=name),
+            t("panel.generated", rival=rival),
+            label(f"made.{result.method}"),
+            t("alt.generated", rival=rival, name=name),
         ),
         figure(
             heat_pixels(result, view),
-            t("panel.heat_anogan"),
+            t("panel.heat_rival", rival=rival),
             t("panel.heat_note", level=changed),
-            t("alt.heat_anogan", name=name, level=changed),
+            t("alt.heat_rival", rival=rival, name=name, level=changed),
         ),
         figure(
             overlay_pixels(result, view),
-            t("panel.overlay_anogan"),
+            t("panel.overlay_rival", rival=rival),
             label("map.residual"),
-            t("alt.overlay_anogan", name=name),
+            t("alt.overlay_rival", rival=rival, name=name),
         ),
     ]

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 SCRIPTS = {
-    "speed": "seconds, memory and pixel AUROC: every mode, and AnoGAN",
+    "speed": "seconds, memory and pixel AUROC: every mode, and the rivals",
     "memory": "peak memory of visualize over few and over many images",
     "quality": "pixel AUROC, AP, AUPRO, image AUROC of every method, over seeds",
     "ablation": "how local centres' and instant mode's settings were chosen, on the validation split",

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from anounet.bundle import PARTS, SHIPPED, default_device
+from anounet.bundle import PARTS, RIVALS, SHIPPED, default_device
 
 S = TypeVar("S")
 
@@ -132,13 +132,13 @@ def device_of(given: argparse.Namespace) -> torch.device:
 
 
 def modes_of(files: Iterable[str]) -> list[str]:
-    """The modes that a bundle of these files has the parts for, the default one first; AnoGAN last."""
+    """The modes that a bundle of these files has the parts for, the default one first; rivals last."""
     has = {part for part, file in PARTS.items() if file in set(files)}
     needs = {
         "instant": [{"local", "instant"}],
         "fast": [{"identity", "center"}, {"identity", "local"}],
         "article": [{"center"}, {"local"}],
-        "anogan": [{"anogan"}],
+        **{rival: [set(parts)] for rival, parts in RIVALS.items()},
     }
     return [mode for mode, ways in needs.items() if any(way <= has for way in ways)]
 

@@ -26,6 +26,8 @@ from anounet.cli.common import (
     settings_from,
 )
 from anounet.datasets import DataError, open_set
+from anounet.decoder import DecoderSettings
+from anounet.f_anogan import EncoderSettings
 from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
 from anounet.instant import InstantSettings
@@ -61,7 +63,9 @@ _INSTANT = {
     "features": "weight of the repaired patches' features",
     "gate": "weight of where to redraw",
 }
-INSTANT_NORMALS = 200  # held-back normal images that set the levels of instant mode's maps
+# Held-back normal images that set the levels of a method's maps.
+NORMALS = {"instant": 200, "anogan": 16, "f-anogan": 200, "decoder": 200}
+DECODER, ENCODER = DecoderSettings(), EncoderSettings()  # what the flags change
 
 
 def add_commands(commands: Any) -> None:
@@ -83,7 +87,7 @@ def add_commands(commands: Any) -> None:
     own.add_argument("--train-fnet", action="store_true", help="train F by metric learning on these images")
     add_settings(own, FNetSettings, _F_NET)
     _add_f_net(own)
-    everything.add_argument("--anogan", action="store_true", help="train the rival too")
+    everything.add_argument("--anogan", action="store_true", help="train AnoGAN and f-AnoGAN, rivals, too")
     everything.add_argument(
         "--anogan-steps",
         type=int,
@@ -91,6 +95,7 @@ def add_commands(commands: Any) -> None:
         default=None,
         help=f"the same, with so many steps (default: {AnoGANSettings.steps})",
     )
+    everything.add_argument("--decoder", action="store_true", help="train the decoder, another rival, too")
     everything.add_argument(
         "--article-scale",
         type=int,
@@ -143,7 +148,9 @@ def add_commands(commands: Any) -> None:
     )
     unet.set_defaults(run=run_unet)
 
-    gan = commands.add_parser("train-anogan", help="train AnoGAN, the rival, on the normal class")
+    gan = commands.add_parser(
+        "train-anogan", help="train AnoGAN, a rival, on the normal class; goes on where it was cut off"
+    )
     add_bundle(gan, None)
     _add_data(gan, need=False)
     add_settings(
@@ -151,8 +158,24 @@ def add_commands(commands: Any) -> None:
         AnoGANSettings,
         {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam", "latent": "numbers in z"},
     )
+    gan.add_argument("--encoder", action="store_true", help="and then f-AnoGAN's encoder for it")
+    gan.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
     gan.set_defaults(run=run_anogan)
-    for parser in (everything, f_net, center, instant, unet, gan):
+
+    decoder = commands.add_parser(
+        "train-decoder", help="train the decoder, a rival, on the normal class; goes on where it was cut off"
+    )
+    add_bundle(decoder, None)
+    _add_data(decoder, need=False)
+    _add_count(decoder, "images to train on at most, of those that C was made from")
+    add_settings(
+        decoder,
+        DecoderSettings,
+        {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam"},
+    )
+    decoder.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
+    decoder.set_defaults(run=run_decoder)
+    for parser in (everything, f_net, center, instant, unet, gan, decoder):
         parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed (default: 0)")
         add_common(parser)
 
@@ -321,6 +344,8 @@ def run_prepare(given: argparse.Namespace) -> int:
         f_net=_f_net_settings(given) if given.train_fnet else None,
         instant=None if given.no_instant else InstantSettings(**instant),
         anogan=anogan,
+        encoder=replace(ENCODER, seed=seed) if anogan else None,
+        decoder=replace(DECODER, seed=seed) if given.decoder else None,
         start=given.start,
         article_scale=given.article_scale,
     )
@@ -357,24 +382,33 @@ def run_center(given: argparse.Namespace) -> int:
 
 def run_instant(given: argparse.Namespace) -> int:
     """Trains the U-Net of instant mode, and measures the levels of its maps."""
-    choice, settings, device = _choice(given), settings_from(given, InstantSettings), device_of(given)
-    size = read_info(given.bundle)["size"]
+    choice, settings, device = _own_choice(given), settings_from(given, InstantSettings), device_of(given)
+    stages = prepare.make_instant(given.bundle, choice, settings, device, resume=not given.fresh)
+    return _resumable(given, given.bundle, _measured(given, choice, stages, "instant"))
+
+
+def _own_choice(given: argparse.Namespace) -> DataChoice:
+    """The choice of data, at the bundle's own size."""
+    choice, size = _choice(given), read_info(given.bundle)["size"]
     if choice.size != size:
         raise ValueError(
             f"The bundle '{given.bundle}' works at {size} px and not at {choice.size}: leave --size out, or "
             "prepare another bundle."
         )
+    return choice
 
-    def stages() -> Iterator[Stage]:
-        yield from prepare.make_instant(given.bundle, choice, settings, device, resume=not given.fresh)
-        yield Stage("scales", 0, 1, {})
-        bundle = load_bundle(given.bundle, device)
-        normals = prepare.held_back_normals(choice, INSTANT_NORMALS, bundle.local)
-        levels = prepare.measure_levels(bundle, normals, {"instant": INSTANT_NORMALS})
-        save_part(given.bundle, scales=levels.scales, limits=levels.limits)
-        yield Stage("scales", 1, 1, {})
 
-    return _resumable(given, given.bundle, stages())
+def _measured(
+    given: argparse.Namespace, choice: DataChoice, stages: Iterator[Stage], *methods: str
+) -> Iterator[Stage]:
+    """The stages of methods' training, and then the levels of their maps, which are saved."""
+    yield from stages
+    yield Stage("scales", 0, 1, {})
+    bundle, counts = load_bundle(given.bundle, device_of(given)), {m: NORMALS[m] for m in methods}
+    normals = prepare.held_back_normals(choice, max(counts.values()), bundle.local or bundle.center)
+    levels = prepare.measure_levels(bundle, normals, counts)
+    save_part(given.bundle, scales=levels.scales, limits=levels.limits)
+    yield Stage("scales", 1, 1, {})
 
 
 def run_unet(given: argparse.Namespace) -> int:
@@ -384,6 +418,26 @@ def run_unet(given: argparse.Namespace) -> int:
 
 
 def run_anogan(given: argparse.Namespace) -> int:
-    choice = _choice(given)
-    stages = prepare.make_anogan(given.bundle, choice, settings_from(given, AnoGANSettings), device_of(given))
-    return _report(given, given.bundle, _follow(given, stages))
+    """Trains AnoGAN, and f-AnoGAN's encoder where that is wanted, and measures the levels of their maps."""
+    choice, settings, device = _own_choice(given), settings_from(given, AnoGANSettings), device_of(given)
+    methods = ("anogan", "f-anogan") if given.encoder else ("anogan",)
+
+    def stages() -> Iterator[Stage]:
+        again = {"resume": not given.fresh}
+        yield from prepare.make_anogan(given.bundle, choice, settings, device, **again)
+        if given.encoder:
+            encoder = replace(ENCODER, seed=settings.seed)
+            yield from prepare.make_encoder(given.bundle, choice, encoder, device, **again)
+
+    return _resumable(given, given.bundle, _measured(given, choice, stages(), *methods))
+
+
+def run_decoder(given: argparse.Namespace) -> int:
+    """Trains the decoder, and measures the levels of its map."""
+    choice, settings, device = (
+        _own_choice(given),
+        settings_from(given, DecoderSettings, DECODER),
+        device_of(given),
+    )
+    stages = prepare.make_decoder(given.bundle, choice, settings, device, resume=not given.fresh)
+    return _resumable(given, given.bundle, _measured(given, choice, stages, "decoder"))

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import COLORMAPS, MAPS, colorize, draw_contours, overlay
-from anounet.bundle import USUAL_MAP, Bundle, load_bundle
+from anounet.bundle import RIVALS, USUAL_MAP, Bundle, load_bundle
 from anounet.cli.common import (
     Progress,
     add_bundle,
@@ -33,22 +33,23 @@ from anounet.cli.common import (
     table,
 )
 from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
-from anounet.visualization import Result, drain, visualize_anogan, visualize_many
+from anounet.visualization import Result, drain, visualize_many, visualize_rival
 
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
 SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
 REGIONS = ("image", "number", "x", "y", "left", "top", "width", "height", "area", "score")
-BATCH = 16  # images searched for by AnoGAN at a time
+BATCH = 16  # images that a rival gets at a time
 AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
 DECODERS = 2  # threads that decode
 OVERVIEW_ROWS = 8
+RIVAL_NAMES = {"anogan": "AnoGAN", "f-anogan": "f-AnoGAN", "decoder": "decoder"}
 _GAP = 4  # white pixels between panels
 
 
 def add_commands(commands: Any) -> None:
     for name, run, text in (
         ("visualize", run_visualize, "heat map, normalised image and score of every image"),
-        ("compare", run_compare, "the same, with AnoGAN's beside it"),
+        ("compare", run_compare, "the same, with the rivals' beside it: AnoGAN, f-AnoGAN, the decoder"),
     ):
         parser = commands.add_parser(name, help=text, description=text)
         parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
@@ -92,11 +93,25 @@ def add_commands(commands: Any) -> None:
         parser.add_argument("--colormap", choices=COLORMAPS, default="inferno", help="default: inferno")
         if name == "compare":
             parser.add_argument(
+                "--rivals",
+                nargs="+",
+                choices=tuple(RIVALS),
+                default=None,
+                help="which are beside it (default: those the bundle has)",
+            )
+            parser.add_argument(
                 "--search-steps",
                 type=int,
                 default=None,
                 metavar="N",
                 help=f"AnoGAN's latent steps (default: {SearchSettings.steps})",
+            )
+            parser.add_argument(
+                "--search-restarts",
+                type=int,
+                default=None,
+                metavar="N",
+                help=f"AnoGAN's starts of z for each image (default: {SearchSettings.restarts})",
             )
         add_common(parser)
         parser.set_defaults(run=run)
@@ -107,14 +122,14 @@ def run_visualize(given: argparse.Namespace) -> int:
 
 
 def run_compare(given: argparse.Namespace) -> int:
-    return _Run(given, with_anogan=True).each()
+    return _Run(given, compare=True).each()
 
 
 class _Run:
     """One batch: streams the files, so that memory does not grow with their number."""
 
-    def __init__(self, given: argparse.Namespace, with_anogan: bool = False) -> None:
-        self.given, self.with_anogan = given, with_anogan
+    def __init__(self, given: argparse.Namespace, compare: bool = False) -> None:
+        self.given = given
         self.files = image_files(given.paths)
         self.bundle: Bundle = load_bundle(given.bundle, device_of(given))
         # The article's C belongs to no instant net: who asks for it and for no mode means fast.
@@ -123,11 +138,12 @@ class _Run:
         self.settings = settings_from(given, ano_unet.Settings, base)
         self._check_parts()
         self.map = self._map_name()
+        self.rivals: tuple[str, ...] = ()
         self.search = None
-        if with_anogan:
-            self.bundle.require_anogan()
-            steps = SearchSettings.steps if given.search_steps is None else given.search_steps
-            self.search = SearchSettings(steps=steps)
+        if compare:
+            self.rivals = self._chosen_rivals()
+            named = {"steps": given.search_steps, "restarts": given.search_restarts}
+            self.search = SearchSettings(**{k: v for k, v in named.items() if v is not None})
         self.out: Path = given.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.names = _distinct_names(self.files)
@@ -143,6 +159,13 @@ class _Run:
         if self.settings.mode == "instant":
             self.bundle.require_instant()
 
+    def _chosen_rivals(self) -> tuple[str, ...]:
+        """Those asked for, or those there are; says what the bundle lacks before the first image is read."""
+        rivals = tuple(dict.fromkeys(self.given.rivals or self.bundle.rivals or ("anogan",)))
+        for rival in rivals:
+            self.bundle.require_rival(rival)
+        return rivals
+
     def _map_name(self) -> str:
         usual = USUAL_MAP.get(self.settings.method, "residual")
         name = self.given.map or usual
@@ -156,7 +179,7 @@ class _Run:
     def each(self) -> int:
         rows: list[dict[str, Any]] = []
         start, failed = time.perf_counter(), 0
-        columns = COLUMNS + (("anogan_score", "anogan_seconds") if self.with_anogan else ())
+        columns = (*COLUMNS, *(f"{r}_{what}" for r in self.rivals for what in ("score", "seconds")))
         with (
             (self.out / "scores.csv").open("w", newline="", encoding="utf-8") as scores_file,
             (self.out / "regions.csv").open("w", newline="", encoding="utf-8") as regions_file,
@@ -179,7 +202,7 @@ class _Run:
                 self.progress.update("images", done, len(self.files))
         self.progress.close()
         if self.strips:
-            self._save("overview.png", png_bytes(_overview(self.strips, self.settings.mode)))
+            self._save("overview.png", png_bytes(_overview(self.strips, self._methods())))
         seconds = time.perf_counter() - start
         summary = {
             "images": len(self.files),
@@ -208,17 +231,17 @@ class _Run:
                 found = self._write(path, image, result)
             else:
                 row["error"] = _named(result, path)
-            if not self.with_anogan:
+            if not self.rivals:
                 yield row, found
                 continue
             rows.append((row, found))
             if isinstance(result, Result) and result.y is not None:
                 redrawn.append((row, path, image, result))
             if len(rows) == BATCH:
-                self._anogan(redrawn)
+                self._compare(redrawn)
                 yield from rows
                 rows, redrawn = [], []
-        self._anogan(redrawn)
+        self._compare(redrawn)
         yield from rows
 
     def _results(self) -> Iterator[tuple[Path, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
@@ -259,21 +282,27 @@ class _Run:
         except ImageError as error:
             return error
 
-    def _anogan(self, redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]]) -> None:
-        """Searches for a batch at once, writes AnoGAN's files and completes the rows."""
+    def _methods(self) -> list[str]:
+        """What a strip's columns show, for people."""
+        return [f"Ano-Unet, {self.settings.mode}", *(RIVAL_NAMES[rival] for rival in self.rivals)]
+
+    def _compare(self, redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]]) -> None:
+        """Asks the rivals for a batch at once, writes their files and completes the rows."""
         if not redrawn:
             return
         x = torch.stack([result.x for *_, result in redrawn])
-        rivals = drain(visualize_anogan(x, self.bundle, self.search))
-        for (row, path, image, ours), rival in zip(redrawn, rivals, strict=True):
+        answers = [drain(visualize_rival(rival, x, self.bundle, self.search)) for rival in self.rivals]
+        for (row, path, image, ours), *theirs in zip(redrawn, *answers, strict=True):
             name = self.names[path]
-            self._save_map(f"{name}_anogan_map.npy", rival, "residual")
-            panels = [(ours, self.map), (rival, "residual")]
+            for rival in theirs:
+                self._save_map(f"{name}_{rival.method}_map.npy", rival, "residual")
+                row[f"{rival.method}_score"] = _number(rival.score)
+                row[f"{rival.method}_seconds"] = _number(rival.seconds)
+            panels = [(ours, self.map), *((rival, "residual") for rival in theirs)]
             strip = _strip(image.pixels, panels, self.given.colormap)
             self._save(f"{name}_compare.png", png_bytes(strip))
             if len(self.strips) < OVERVIEW_ROWS:
                 self.strips.append(strip)
-            row |= {"anogan_score": _number(rival.score), "anogan_seconds": _number(rival.seconds)}
 
     def _write(self, path: Path, image: Decoded, result: Result) -> list[dict[str, Any]]:
         """Writes an image's files; gives its regions, in pixels of the map."""
@@ -331,17 +360,13 @@ def _strip(pixels: np.ndarray, results: list[tuple[Result, str]], colormap: str)
     return np.concatenate(spaced, axis=1)
 
 
-def _overview(strips: list[np.ndarray], mode: str) -> np.ndarray:
+def _overview(strips: list[np.ndarray], methods: list[str]) -> np.ndarray:
     """The first strips under each other, with a line that names the columns."""
     side, width = strips[0].shape[:2]
     head = Image.new("RGB", (width, 30), "white")
     draw, font = ImageDraw.Draw(head), ImageFont.load_default(size=11)
     titles = [("", "image")]
-    titles += [
-        (who, what)
-        for who in (f"Ano-Unet, {mode}", "AnoGAN")
-        for what in ("as normal", "heat map", "overlay")
-    ]
+    titles += [(who, what) for who in methods for what in ("as normal", "heat map", "overlay")]
     for column, (who, what) in enumerate(titles):
         left = column * (side + _GAP)
         draw.text((left, 1), who if what == "as normal" else "", fill="black", font=font)
@@ -377,8 +402,8 @@ def _distinct_names(files: list[Path]) -> dict[Path, str]:
     taken: set[str] = set()
     for file in files:
         name, number = file.stem, 2
-        while {name, f"{name}_anogan"} & taken:  # "x_anogan.png" must not take the name of x.png's rival
+        while (ours := {name, *(f"{name}_{r}" for r in RIVALS)}) & taken:  # x_anogan.png is not x.png's rival
             name, number = f"{file.stem}-{number}", number + 1
-        taken |= {name, f"{name}_anogan"}
+        taken |= ours
         names[file] = name
     return names

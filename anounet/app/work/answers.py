@@ -1,4 +1,4 @@
-"""What is computed for pictures: Ano-Unet's answer and AnoGAN's, each kept when it is done."""
+"""What is computed for pictures: Ano-Unet's answer and a rival's, each kept when it is done."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anounet import ano_unet
 from anounet.anogan import SearchSettings
 from anounet.app.jobs import Job
 from anounet.app.results import ResultCache, result_key
-from anounet.app.texts import t
+from anounet.app.texts import label, t
 from anounet.bundle import Bundle
 from anounet.images import to_pixels, to_tensor
 from anounet.optimize import DivergedError, Step
-from anounet.visualization import Result, drain, visualize, visualize_anogan, visualize_many
+from anounet.visualization import Result, drain, visualize, visualize_many, visualize_rival
 
-GAN_BATCH = 8  # images whose latent codes are searched for at once
+RIVAL_BATCH = 8  # images that a rival gets at once
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Request:
     pictures: tuple[Picture, ...]
     settings: ano_unet.Settings
     gate: bool
-    anogan: SearchSettings | None
+    rival: str | None = None  # of bundle.RIVALS: what it is compared with
+    search: SearchSettings | None = None  # AnoGAN's; None: as it is
 
     @property
     def _images(self) -> str:
@@ -52,8 +53,8 @@ class Request:
 
     @property
     def rival_key(self) -> str:
-        """AnoGAN's search is work of its own: nothing that Ano-Unet is asked for begins it anew."""
-        return f"compare {self.version} {self._images} {self.anogan!r}"
+        """A rival's answer is work of its own: nothing that Ano-Unet is asked for begins it anew."""
+        return f"compare {self.version} {self._images} {self.rival} {self.search!r}"
 
     @property
     def at_once(self) -> Request:
@@ -70,8 +71,8 @@ class Request:
     def left_out(self, picture: Picture) -> str:
         return result_key(picture.key, self.version, "score", None)
 
-    def rival(self, picture: Picture) -> str:
-        return result_key(picture.key, self.version, "anogan", self.anogan)
+    def compared(self, picture: Picture) -> str:
+        return result_key(picture.key, self.version, str(self.rival), self.search)
 
 
 def find(cache: ResultCache, request: Request, picture: Picture) -> Result | None:
@@ -150,24 +151,25 @@ def visualise(job: Job, request: Request, bundle: Bundle, cache: ResultCache) ->
         job.milestone()
 
 
-def unsearched(cache: ResultCache, request: Request) -> tuple[Picture, ...]:
-    """The pictures that AnoGAN has still to answer: not those that the gate leaves out."""
-    if request.anogan is None:
+def uncompared(cache: ResultCache, request: Request) -> tuple[Picture, ...]:
+    """The pictures that the rival has still to answer: not those that the gate leaves out."""
+    if request.rival is None:
         return ()
     return tuple(
         picture
         for picture in request.pictures
-        if cache.get(request.rival(picture)) is None
+        if cache.get(request.compared(picture)) is None
         and ((result := find(cache, request, picture)) is None or result.y is not None)
     )
 
 
 def compare(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> None:
-    """AnoGAN for the pictures that it has not answered yet, some at a time; each is kept when it is done."""
-    chosen = unsearched(cache, request)
-    for start in range(0, len(chosen), GAN_BATCH):
-        batch = chosen[start : start + GAN_BATCH]
-        job.stage(t("job.anogan"), request.anogan.steps)
+    """The rival for the pictures that it has not answered, some at a time; each is kept when it is done."""
+    chosen, rival = uncompared(cache, request), label(request.rival)
+    for start in range(0, len(chosen), RIVAL_BATCH):
+        batch = chosen[start : start + RIVAL_BATCH]
+        search = (request.search or SearchSettings()) if request.rival == "anogan" else None
+        job.stage(t("job.rival", rival=rival), search.steps if search else 1)
         x = to_tensor([picture.pixels for picture in batch])
 
         def on_search(step: Step) -> None:
@@ -175,12 +177,12 @@ def compare(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> N
             job.check()
 
         try:
-            found = drain(visualize_anogan(x, bundle, request.anogan), on_search)
+            found = drain(visualize_rival(request.rival, x, bundle, search), on_search)
         except DivergedError as error:
-            job.faults["AnoGAN"] = str(error)
+            job.faults[rival] = str(error)
             continue
         for picture, result in zip(batch, found, strict=True):
-            cache.put(request.rival(picture), result)
+            cache.put(request.compared(picture), result)
         job.milestone()
 
 
@@ -194,4 +196,4 @@ def estimated_seconds(request: Request, cuda: bool | None = None) -> float:
 def estimated_search(count: int, cuda: bool | None = None) -> float:
     """A rough time for AnoGAN's search for so many pictures, in seconds."""
     cuda = torch.cuda.is_available() if cuda is None else cuda
-    return -(-count // GAN_BATCH) * (5.0 if cuda else 25.0) if count > 2 else 15.0
+    return -(-count // RIVAL_BATCH) * (5.0 if cuda else 25.0) if count > 2 else 15.0

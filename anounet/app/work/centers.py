@@ -45,7 +45,7 @@ from anounet.prepare import (
 from anounet.storage import WeightsError, load_weights, provenance
 
 # Held-back normals that levels are measured on: where an image takes a second, a few must do.
-LEVEL_IMAGES = {"instant": 100, "fast": 12, "fast-local": 12, "anogan": 8}
+LEVEL_IMAGES = {"instant": 100, "fast": 12, "fast-local": 12, "anogan": 8, "f-anogan": 100, "decoder": 100}
 NORMAL = "normal"  # the folder of a bundle's own images, and with it their class
 MAX_OWN = 20  # bundles of own images on the server: 100 MB each at most
 MADE_BY = "app"

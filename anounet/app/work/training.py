@@ -214,13 +214,14 @@ def estimated_training(settings: InstantSettings, size: int, steps: int, cuda: b
 
 
 def train_anogan(job: Job, name: str, choice: DataChoice, settings: AnoGANSettings) -> str:
-    """Trains AnoGAN for a bundle and measures the levels of its maps; a stop keeps nothing."""
+    """Trains AnoGAN for a bundle and measures the levels of its map; stopped, it can be gone on with."""
     job.stage(t("job.reading"))
-    stream = make_anogan(name, choice, settings, default_device())
+    begun, stream = False, make_anogan(name, choice, settings, default_device())
     with closing_stream(stream):
         for stage in stream:
-            if stage.done == 1:
-                job.stage(t("job.training_anogan"), stage.total)
+            if not begun:
+                job.stage(t("job.training_anogan"), stage.total, first=stage.done - 1)
+                begun = True
             samples = None if stage.samples is None else tuple(to_pixels(x) for x in stage.samples[:8])
             job.advance(stage.done, stage.total, stage.metrics, samples)
             job.check()
