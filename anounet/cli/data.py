@@ -11,7 +11,7 @@ import numpy as np
 
 from anounet.bundle import bundle_names, read_info
 from anounet.cli.common import modes_of, report, table
-from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, open_set
+from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, discover, open_set
 from anounet.images import check_size, png_bytes
 from anounet.storage import WeightsError, write_atomic
 
@@ -45,8 +45,7 @@ def run_samples(given: argparse.Namespace) -> int:
     else:
         images = open_set(given.data, given.split)
     normal = given.normal or ("streaks" if given.data == "textures" else None)
-    if normal:
-        images.check_classes([normal])
+    normal = normal and images.class_named(normal)
     bad = images.where(normal, defective=True)
     good = images.where(normal, defective=False)
     wanted_bad = min(len(bad), given.count // 2)
@@ -79,11 +78,11 @@ def run_samples(given: argparse.Namespace) -> int:
 def run_datasets(given: argparse.Namespace) -> int:
     columns = ("kind", "where", "classes", *SPLITS, "defective", "masks", "error")
     rows = []
-    for name, path in available().items():
-        row = {"name": name} | dict.fromkeys(columns)
-        row |= {"where": "embedded" if path is None else str(path), "error": ""}
+    for found in discover():
+        row = {"name": found.name} | dict.fromkeys(columns)
+        row |= {"where": "embedded" if found.path is None else str(found.path), "error": ""}
         try:
-            row |= _described({split: open_set(name, split) for split in SPLITS})
+            row |= _described({split: found.open(split) for split in SPLITS})
         except DataError as error:  # one damaged set does not hide the others
             row["error"] = str(error)
         rows.append(row)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,12 @@ def _choice(given: argparse.Namespace) -> DataChoice:
     if base is None and given.normal is None:
         changes["normal"] = _only_class(given.data)
     flags = argparse.Namespace(**{k: v for k, v in vars(given).items() if k not in changes})
-    return settings_from(flags, DataChoice, base, **changes)
+    choice = settings_from(flags, DataChoice, base, **changes)
+    if given.normal is None and given.exclude is None:
+        return choice
+    images = open_set(choice.data, "train")
+    named = [images.class_named(name) for name in (choice.normal, *choice.exclude)]
+    return replace(choice, normal=named[0], exclude=tuple(named[1:]))
 
 
 def _only_class(data: str) -> str:

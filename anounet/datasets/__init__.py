@@ -1,13 +1,14 @@
 """Data sets by name: the embedded textures, and what lies in folders or ZIPs on this machine.
 
 A name is looked for in `$ANOUNET_DATA`, then in `data/`, as a folder NAME or a file NAME.zip. Its layout is
-told by what lies inside: DAGM 2007, MVTec AD, class folders, or images and nothing else.
+told by what lies inside: DAGM 2007, MVTec AD, idx files, class folders, or images and nothing else.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from anounet.datasets.dagm import DagmSet
 from anounet.datasets.files import Files, FileSet
 from anounet.datasets.folders import FolderSet
+from anounet.datasets.idx import IdxSet
 from anounet.datasets.image_set import SPLITS, DataError, ImageSet, Item
 from anounet.datasets.mvtec import MvtecSet
 from anounet.datasets.plain import PlainSet
@@ -23,17 +25,19 @@ from anounet.datasets.texture_set import TextureSet
 __all__ = [
     "SPLITS",
     "DataError",
+    "Found",
     "ImageSet",
     "Item",
     "TextureSet",
     "available",
     "choose",
+    "discover",
     "layout_of",
     "open_set",
 ]
 
 # The first that fits is the one: those before are the stricter ones.
-_READERS: tuple[type[FileSet], ...] = (DagmSet, MvtecSet, FolderSet, PlainSet)
+_READERS: tuple[type[FileSet], ...] = (DagmSet, MvtecSet, IdxSet, FolderSet, PlainSet)
 
 MIN_LISTED = 5  # images directly in a folder: with fewer it is hardly meant as a data set, but can be opened
 
@@ -45,7 +49,7 @@ def data_folders() -> list[Path]:
 
 
 def layout_of(path: Path | str) -> str | None:
-    """The layout of a folder or a ZIP: "dagm", "mvtec", "classes" or "plain"; None if it is none of them.
+    """The layout of a folder or a ZIP: "dagm", "mvtec", "idx", "classes" or "plain"; None if it has none.
 
     Class folders beside which as many images or more lie are not meant: that is "plain".
 
@@ -56,23 +60,57 @@ def layout_of(path: Path | str) -> str | None:
     return reader and reader.kind
 
 
+@dataclass(frozen=True)
+class Found:
+    """A data set that can be opened here. Its files are listed once for all its splits."""
+
+    name: str
+    path: Path | None = None  # None: embedded
+    _files: Files | None = None
+    _reader: type[FileSet] | None = None
+
+    def open(self, split: str) -> ImageSet:
+        """One of its splits.
+
+        Raises:
+            DataError: unknown split, or damaged labels.
+        """
+        if self._files is None or self._reader is None:
+            return TextureSet(split)
+        return self._reader(self._files, split)
+
+
+def discover() -> Iterator[Found]:
+    """Every data set that can be opened here by its name, the embedded one first."""
+    yield Found(TextureSet.name)
+    known = {TextureSet.name}
+    for folder in data_folders():
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not ((path.is_dir() and not path.name.startswith(".")) or path.suffix == ".zip"):
+                continue  # other files may lie there
+            name = path.name if path.is_dir() else path.stem
+            found = None if name in known else _found(name, path)
+            if found is not None and not _is_stray(found):
+                known.add(name)
+                yield found
+
+
 def available() -> dict[str, Path | None]:
     """Name → where it lies (None for the embedded one) of every data set that can be opened here."""
-    found: dict[str, Path | None] = {TextureSet.name: None}
-    for folder in data_folders():
-        if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                if (path.is_dir() and not path.name.startswith(".")) or path.suffix == ".zip":
-                    try:
-                        files = Files(path)
-                    except DataError:
-                        continue  # other files may lie there
-                    reader = _reader(files)
-                    if reader is PlainSet and len(files.direct) < MIN_LISTED:
-                        continue
-                    if reader is not None:
-                        found.setdefault(path.name if path.is_dir() else path.stem, path)
-    return found
+    return {found.name: found.path for found in discover()}
+
+
+def _found(name: str, path: Path) -> Found | None:
+    try:
+        files = Files(path)
+    except DataError:
+        return None
+    reader = _reader(files)
+    return reader and Found(name, path, files, reader)
+
+
+def _is_stray(found: Found) -> bool:
+    return found._reader is PlainSet and len(found._files.direct) < MIN_LISTED
 
 
 def open_set(name: str, split: str) -> ImageSet:
@@ -113,6 +151,7 @@ def _open(path: Path, split: str) -> ImageSet:
     if reader is None:
         raise DataError(
             f"'{path}' holds no data set: there is neither DAGM 2007 (Class1/Train/…), nor MVTec AD "
-            "(<category>/train/good/…), nor class folders (<class>/image.png), nor images directly inside."
+            "(<category>/train/good/…), nor idx files (train-images-idx3-ubyte, …), nor class folders "
+            "(<class>/image.png), nor images directly inside."
         )
     return reader(files, split)
