@@ -1,7 +1,8 @@
 """Data sets by name: the embedded textures, and what lies in folders or ZIPs on this machine.
 
 A name is looked for in `$ANOUNET_DATA`, then in `data/`, as a folder NAME or a file NAME.zip. Its layout is
-told by what lies inside: DAGM 2007, MVTec AD, idx files, class folders, or images and nothing else.
+told by what lies inside: DAGM 2007, MVTec AD, idx files, CIFAR-10's batches, class
+folders, or images and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anounet.datasets.cifar import CifarSet
 from anounet.datasets.dagm import DagmSet
 from anounet.datasets.files import Files, FileSet
 from anounet.datasets.folders import FolderSet
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 # The first that fits is the one: those before are the stricter ones.
-_READERS: tuple[type[FileSet], ...] = (DagmSet, MvtecSet, IdxSet, FolderSet, PlainSet)
+_READERS: tuple[type[FileSet], ...] = (DagmSet, MvtecSet, IdxSet, CifarSet, FolderSet, PlainSet)
 
 MIN_LISTED = 5  # images directly in a folder: with fewer it is hardly meant as a data set, but can be opened
 
@@ -49,7 +51,7 @@ def data_folders() -> list[Path]:
 
 
 def layout_of(path: Path | str) -> str | None:
-    """The layout of a folder or a ZIP: "dagm", "mvtec", "idx", "classes" or "plain"; None if it has none.
+    """The layout of a folder or a ZIP: "dagm", "mvtec", "idx", "cifar", "classes", "plain"; None if none.
 
     Class folders beside which as many images or more lie are not meant: that is "plain".
 
@@ -151,7 +153,7 @@ def _open(path: Path, split: str) -> ImageSet:
     if reader is None:
         raise DataError(
             f"'{path}' holds no data set: there is neither DAGM 2007 (Class1/Train/…), nor MVTec AD "
-            "(<category>/train/good/…), nor idx files (train-images-idx3-ubyte, …), nor class folders "
-            "(<class>/image.png), nor images directly inside."
+            "(<category>/train/good/…), nor idx files (train-images-idx3-ubyte, …), nor CIFAR-10 "
+            "(data_batch_1, …), nor class folders (<class>/image.png), nor images directly inside."
         )
     return reader(files, split)
