@@ -71,6 +71,12 @@ TEXTS: dict[str, str] = {
     "in all.",
     "data.too_few": "F learns to tell classes apart: leave fewer out, or add a second data set as reference.",
     "data.fix_first": "Choose data that F can learn from first.",
+    "data.more": "Download a data set",
+    "data.more_help": "Fetched once, from where torchvision gets it, and kept in `data/` on this server. A "
+    "download that was stopped or broke off goes on where it was.",
+    "data.fetch": "{name} ({size:.0f} MB)",
+    "data.fetch_job": "Downloading {name}",
+    "data.fetched": "{name} is here: choose it above.",
     "data.is_normal": "normal",
     "data.is_out": "left out",
     # --- f-Net ---
@@ -385,6 +391,7 @@ TEXTS: dict[str, str] = {
     "job.stop": "Stop",
     "job.stopping": "Stopping …",
     "job.stopped": "Stopped before it was finished.",
+    "job.fetching": "{file} (kB)",
     "job.reading": "Reading images",
     "job.loading": "Opening the f-Net",
     "job.starting_weights": "Getting starting weights",
@@ -486,6 +493,7 @@ LABELS: dict[str, str] = {
     "stain": "Stain",
     "foreign": "Foreign patch",
     "textures": "Textures (embedded)",
+    "cifar10": "CIFAR-10",
     "fashion_mnist": "Fashion-MNIST",
     "t-shirt-top": "T-shirt/top",
     "ankle-boot": "Ankle boot",

@@ -301,7 +301,7 @@ def thumbnails(name: str, class_name: str, size: int = 64, count: int = 1) -> li
 
 def forget_data() -> None:
     """Lets go of what is known of data sets: one of them is no longer there, or has changed."""
-    for kept in (image_set, class_counts, thumbnails, samples):
+    for kept in (data_names, image_set, class_counts, thumbnails, samples):
         kept.clear()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from anounet.datasets.cifar import CifarSet
 from anounet.datasets.dagm import DagmSet
+from anounet.datasets.download import FOLDER, SIZES
 from anounet.datasets.files import Files, FileSet
 from anounet.datasets.folders import FolderSet
 from anounet.datasets.idx import IdxSet
@@ -34,6 +35,8 @@ __all__ = [
     "available",
     "choose",
     "discover",
+    "find",
+    "is_here",
     "layout_of",
     "open_set",
 ]
@@ -41,13 +44,16 @@ __all__ = [
 # The first that fits is the one: those before are the stricter ones.
 _READERS: tuple[type[FileSet], ...] = (DagmSet, MvtecSet, IdxSet, CifarSet, FolderSet, PlainSet)
 
+# What torchvision calls them in a folder of its own.
+_TORCHVISION = {"cifar10": ("cifar-10-batches-py",), "fashion_mnist": ("FashionMNIST",)}
+
 MIN_LISTED = 5  # images directly in a folder: with fewer it is hardly meant as a data set, but can be opened
 
 
 def data_folders() -> list[Path]:
     """Where data sets are looked for, in this order."""
     named = os.environ.get("ANOUNET_DATA")
-    return [Path(folder) for folder in ([named] if named else []) + ["data"]]
+    return [Path(folder) for folder in ([named] if named else []) + [FOLDER]]
 
 
 def layout_of(path: Path | str) -> str | None:
@@ -79,7 +85,7 @@ class Found:
         """
         if self._files is None or self._reader is None:
             return TextureSet(split)
-        return self._reader(self._files, split)
+        return self._reader(self._files, split, self.name)
 
 
 def discover() -> Iterator[Found]:
@@ -102,6 +108,16 @@ def available() -> dict[str, Path | None]:
     return {found.name: found.path for found in discover()}
 
 
+def _candidates(name: str) -> list[Path]:
+    """What there is that a name may mean, in the order in which it is tried."""
+    names = (name, f"{name}.zip", *_TORCHVISION.get(name, ()))
+    return [folder / each for folder in data_folders() for each in names if (folder / each).exists()]
+
+
+def _advice(name: str) -> str:
+    return f"'python -m anounet download {name}' gets it. " if name in SIZES else ""
+
+
 def _found(name: str, path: Path) -> Found | None:
     try:
         files = Files(path)
@@ -115,6 +131,17 @@ def _is_stray(found: Found) -> bool:
     return found._reader is PlainSet and len(found._files.direct) < MIN_LISTED
 
 
+def find(name: str) -> Path | None:
+    """Where the data set of a name lies; None if it is embedded, or not here."""
+    candidates = [] if name == TextureSet.name else _candidates(name)
+    return next((path for path in candidates if _found(name, path)), None)
+
+
+def is_here(name: str) -> bool:
+    """Whether a data set can be opened by its name."""
+    return name == TextureSet.name or find(name) is not None
+
+
 def open_set(name: str, split: str) -> ImageSet:
     """Opens a split of a data set by its name, or by the path of its folder or ZIP.
 
@@ -123,16 +150,18 @@ def open_set(name: str, split: str) -> ImageSet:
     """
     if name == TextureSet.name:
         return TextureSet(split)
-    for folder in data_folders():
-        for path in (folder / name, folder / f"{name}.zip"):
-            if path.exists():
-                return _open(path, split)
+    candidates = _candidates(name)
+    for path in candidates:
+        if found := _found(name, path):
+            return found.open(split)
+    if candidates:
+        return _open(candidates[0], split)  # which says what is wrong with it
     if Path(name).exists():
         return _open(Path(name), split)
     looked = " and ".join(f"'{folder}'" for folder in data_folders())
     raise DataError(
         f"There is no data set '{name}' here: it is neither a folder nor a ZIP, nor found in {looked} "
-        f"(set ANOUNET_DATA to the folder of data sets). '{TextureSet.name}' is always there."
+        f"(set ANOUNET_DATA to the folder of data sets). {_advice(name)}'{TextureSet.name}' is always there."
     )
 
 
