@@ -85,7 +85,8 @@ class Found:
         """
         if self._files is None or self._reader is None:
             return TextureSet(split)
-        return self._reader(self._files, split, self.name)
+        # A set that torchvision has laid out is called by its own name, whatever the folder's is.
+        return self._reader(self._files, split, self.name if self.name in _TORCHVISION else None)
 
 
 def discover() -> Iterator[Found]:

@@ -17,9 +17,7 @@ def fetch(job: Job, name: str) -> str:
             done, total = fetched.done // 1000, fetched.total // 1000
             if fetched.file != file:
                 file = fetched.file
-                job.stage(
-                    t("job.fetching", file=Path(file).name), fetched.total // 1000, fetched.done // 1000
-                )
-            job.advance(fetched.done // 1000, fetched.total // 1000)
+                job.stage(t("job.fetching", file=Path(file).name), total, done)
+            job.advance(done, total)
             job.check()
     return name
