@@ -50,6 +50,7 @@ from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
 from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.metrics import image_auroc
+from anounet.presets import Preset, fitting
 from anounet.storage import WeightsError, load_checkpoint, load_weights, provenance, save_checkpoint
 from anounet.training import TrainingStep
 from anounet.visualization import Result, drain, peak, visualize_anogan, visualize_many
@@ -391,9 +392,8 @@ def prepare(
     start, choice = time.time(), plan.choice
     normals = read_normals(choice)  # before anything is made: what is wrong with the data shows here
     cut_off = _was_cut_off(name, command)
-    described = describe(
-        choice, command=command, seconds_to_prepare=None, settings={"fast": fast} if fast else {}
-    )
+    settings = own_settings(choice) | ({"fast": fast} if fast else {})
+    described = describe(choice, command=command, seconds_to_prepare=None, settings=settings)
     if plan.f_net is not None:
         data = f_net_data(choice)
         for step, facts in make_f_net(data, plan.f_net, plan.start, device):
@@ -538,6 +538,23 @@ def describe(choice: DataChoice, **info: Any) -> dict[str, Any]:
         "reference": choice.reference,
         **info,
     }
+
+
+def choice_of_preset(preset: Preset) -> DataChoice:
+    """The choice of data that a preset stands for."""
+    return DataChoice(
+        data=preset.data,
+        normal=preset.normal,
+        exclude=preset.exclude,
+        limit=preset.f_net_images,
+        count=preset.center_images,
+    )
+
+
+def own_settings(choice: DataChoice) -> dict[str, dict[str, Any]]:
+    """The settings by method that a bundle of this data carries: those of the preset that it is."""
+    preset = fitting(choice.data, choice.normal, choice.exclude)
+    return {"article": {"beta": preset.beta, "steps": preset.steps}} if preset else {}
 
 
 def choice_of(bundle_info: dict[str, Any]) -> DataChoice:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = {
     0: ["images", "unet", "optimize", "metrics", "training", "pasting", "_torchvision", "storage"],
     1: ["feature_net", "datasets"],
-    2: ["center", "anomaly_map"],
+    2: ["center", "anomaly_map", "presets"],
     3: ["local_centers"],
     4: ["metric_learning", "ano_unet", "identity", "anogan", "decoder", "nearest_patch", "instant"],
     5: ["bundle"],

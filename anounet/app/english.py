@@ -77,6 +77,7 @@ TEXTS: dict[str, str] = {
     "data.fetch": "{name} ({size:.0f} MB)",
     "data.fetch_job": "Downloading {name}",
     "data.fetched": "{name} is here: choose it above.",
+    "data.more_classes": "{n} more classes are not shown.",
     "data.is_normal": "normal",
     "data.is_out": "left out",
     # --- f-Net ---
@@ -425,6 +426,7 @@ TEXTS: dict[str, str] = {
     "chart.direction": "Direction {n} ({share} of the variance)",
     # --- alternative texts ---
     "alt.original": "Original image {name}",
+    "alt.class": "{n} images of the class {name}",
     "alt.normalised": "{name}, redrawn as if it were normal",
     "alt.heat": "Heat map of {name}: the strongest change is {level} times the normal limit",
     "alt.overlay": "Heat map over the grey image {name}",

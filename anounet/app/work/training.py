@@ -38,6 +38,7 @@ from anounet.prepare import (
     make_f_net,
     make_instant,
     normal_images,
+    own_settings,
 )
 from anounet.storage import WeightsError, load_checkpoint
 
@@ -87,7 +88,7 @@ def train_f_net(
                     else (0.9 * accuracy + 0.1 * step.metrics["accuracy"])
                 )
                 if step.model is not None:
-                    described = describe(choice, command=MADE_BY)
+                    described = describe(choice, command=MADE_BY, settings=own_settings(choice))
                     save_part(name, f_net=step.model, meta=facts, **described)
                     kept += 1
                     job.milestone()
