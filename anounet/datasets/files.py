@@ -20,6 +20,9 @@ from anounet.datasets.image_set import DataError, ImageSet, Item, check_split
 from anounet.images import ENDINGS, FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, decode
 
 MAX_FILES = 1_000_000
+# What a ZIP may say that it unpacks to, the larger of both. Images hardly compress: more of it is a bomb.
+MAX_UNPACKED = 4 * 2**30  # bytes
+MAX_RATIO = 50  # times the ZIP's own bytes
 _ORIENTATION_TAG = 0x0112  # EXIF 2.3; 5 to 8 lie on their side
 
 
@@ -237,8 +240,18 @@ def _zip_names(path: Path, changed: int, size: int, number: int) -> tuple[str, .
         raise DataError(f"'{path}' is not a ZIP file that can be read: {error}.") from error
     if len(entries) > MAX_FILES:
         raise _too_many(path)
+    if sum(entry.file_size for entry in entries) > max(MAX_UNPACKED, MAX_RATIO * size):
+        raise DataError(
+            f"'{path}' would unpack to more than {MAX_RATIO} times its size: it is damaged or made to fill "
+            "disks, and was not opened."
+        )
     names = {_entry_name(entry) for entry in entries if not entry.is_dir()}
-    return tuple(sorted(name for name in names if "/." not in f"/{name}" and "/__MACOSX" not in f"/{name}"))
+    return tuple(sorted(name for name in names if not _is_hidden(name)))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file lies in a hidden folder, is one itself, or lies outside: "../x", "/x"."""
+    return name.startswith("/") or "/." in f"/{name}" or "/__MACOSX" in f"/{name}"
 
 
 def _entry_name(entry: zipfile.ZipInfo) -> str:
