@@ -177,6 +177,22 @@ def to_pixels(x: Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
+def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resizes pixels that come from no image file, in the way in which `decode` does.
+
+    Args:
+        pixels: (H, W) grey or (H, W, 3) RGB, uint8.
+        size: side of the result in pixels; see `check_size`.
+
+    Returns:
+        (size, size, 3) uint8, RGB, read-only.
+    """
+    square, _ = _resize(Image.fromarray(np.ascontiguousarray(pixels)), check_size(size))
+    resized = np.array(square)
+    resized.setflags(write=False)
+    return resized
+
+
 def png_bytes(pixels: np.ndarray) -> bytes:
     """Encodes (H, W, 3) uint8 RGB or (H, W) uint8 grey pixels as a PNG file."""
     buffer = BytesIO()

@@ -53,6 +53,7 @@ from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSettings, compute_local_centers
 from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.metrics import image_auroc
+from anounet.presets import Preset, fitting
 from anounet.storage import (
     WeightsError,
     file_sha256,
@@ -263,7 +264,9 @@ def resume_f_net(name: str, device: torch.device | str, command: str) -> Iterato
             f"The images of '{begun.training.choice.data}' have changed since the training of F for '{name}' "
             "was cut off: train it anew."
         )
-    yield from _f_net_stages(name, data, begun, device, describe(begun.training.choice, command=command))
+    choice = begun.training.choice
+    described = describe(choice, command=command, settings=own_settings(choice))
+    yield from _f_net_stages(name, data, begun, device, described)
 
 
 def _f_net_stages(
@@ -592,9 +595,8 @@ def prepare(
     if plan.decoder is not None:
         check_side(choice.size)
     cut_off = _was_cut_off(name, command)
-    described = describe(
-        choice, command=command, seconds_to_prepare=None, settings={"fast": fast} if fast else {}
-    )
+    settings = own_settings(choice) | ({"fast": fast} if fast else {})
+    described = describe(choice, command=command, seconds_to_prepare=None, settings=settings)
     if plan.f_net is not None:
         yield from make_f_net(name, choice, plan.f_net, plan.start, device, described, keep=cut_off)
     else:
@@ -756,6 +758,23 @@ def describe(choice: DataChoice, **info: Any) -> dict[str, Any]:
         "reference": choice.reference,
         **info,
     }
+
+
+def choice_of_preset(preset: Preset) -> DataChoice:
+    """The choice of data that a preset stands for."""
+    return DataChoice(
+        data=preset.data,
+        normal=preset.normal,
+        exclude=preset.exclude,
+        limit=preset.f_net_images,
+        count=preset.center_images,
+    )
+
+
+def own_settings(choice: DataChoice) -> dict[str, dict[str, Any]]:
+    """The settings by method that a bundle of this data carries: those of the preset that it is."""
+    preset = fitting(choice.data, choice.normal, choice.exclude)
+    return {"article": {"beta": preset.beta, "steps": preset.steps}} if preset else {}
 
 
 def choice_of(bundle_info: dict[str, Any]) -> DataChoice:

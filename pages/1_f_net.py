@@ -40,6 +40,7 @@ left, right = st.columns([1, 1.5], gap="large")
 with left:
     st.subheader(t("f_net.data"), anchor=False)
     chosen = data.choose_data()
+    forms.offer_downloads()
 with right:
     st.subheader(t("f_net.net"), anchor=False)
     show_job()

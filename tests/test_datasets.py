@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,46 @@ def test_a_bomb_ends_one_image_only(tmp_path: Path) -> None:
     assert seen == {"bomb", "broken", "empty"}
 
 
+@pytest.mark.parametrize("outside", ["../{}", "/tmp/{}", "train/cat/../../../{}", "..\\{}", "./../{}"])
+def test_names_that_lead_outside_are_passed_over(outside: str, tmp_path: Path) -> None:
+    good = many("train/cat/{}.png", 20)
+    path = as_zip(tmp_path, [*good, outside.format("train/cat/evil.png"), outside.format("evil.png")])
+    assert list(files_module.Files(path).names) == good
+    check_disjoint_and_complete(splits(path), good)
+
+
+def test_a_zip_that_says_it_fills_disks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in many("cat/{}.png", 20):
+            archive.writestr(name, bytes(2**20))
+    assert FolderSet(tmp_path / "set.zip", "train").classes == ("cat",)  # small enough, whatever it is
+    monkeypatch.setattr(files_module, "MAX_UNPACKED", 10 * 2**20)
+    files_module._zip_names.cache_clear()
+    with pytest.raises(DataError, match="would unpack to more than 50 times its size"):
+        FolderSet(tmp_path / "set.zip", "train")
+
+
+def test_what_many_entries_share_counts_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/000.png", bytes(2**20))
+        archive.filelist += [copy(archive.filelist[0]) for _ in range(60)]  # all at the same place
+        for name, entry in zip(many("cat/{}.png", 61), archive.filelist, strict=True):
+            entry.filename = name
+    monkeypatch.setattr(files_module, "MAX_UNPACKED", 30 * 2**20)
+    with pytest.raises(DataError, match="would unpack to more than 50 times its size"):
+        FolderSet(path, "train")
+
+
+def test_a_zip_in_a_zip_stays_closed(tmp_path: Path) -> None:
+    inner = as_zip(tmp_path, many("train/cat/{}.png", 9)).read_bytes()
+    path = write_zip(
+        tmp_path, {"inner.zip": inner, "train/dog/inner.zip": inner, "train/dog/1.png": png("1")}
+    )
+    assert FolderSet(path, "train").classes == ("dog",)
+    assert sum(len(found) for found in splits(path).values()) == 1
+
+
 def test_damage_inside_a_zip_ends_one_image_only(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -601,6 +642,20 @@ def test_a_zip_is_listed_once_until_it_changes(data: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ANOUNET_DATA", str(data))
     as_zip(data, many("cow/{}.png", 20) + many("hen/{}.png", 20))
     assert open_set("set", "train").classes == ("cow", "hen")
+
+
+def test_the_listing_looks_into_each_set_once(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_zip(data, many("cat/{}.png", 20) + many("dog/{}.png", 20)).rename(data / "zipped.zip")
+    as_folder(data, many("cat/{}.png", 20) + many("dog/{}.png", 20)).rename(data / "folder")
+    listed, whole = [], files_module.Files.__init__
+    monkeypatch.setattr(
+        files_module.Files, "__init__", lambda self, path: listed.append(Path(path).name) or whole(self, path)
+    )
+    assert main(["datasets"]) == 0
+    assert sorted(listed) == ["folder", "zipped.zip"]
+    assert "zipped" in capsys.readouterr().out
 
 
 def test_the_listing_says_what_each_set_holds(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

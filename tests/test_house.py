@@ -27,7 +27,7 @@ LEVELS = {
         "storage",
     ],
     1: ["feature_net", "datasets"],
-    2: ["center", "anomaly_map"],
+    2: ["center", "anomaly_map", "presets"],
     3: ["local_centers", "anogan"],
     4: ["metric_learning", "ano_unet", "identity", "f_anogan", "decoder", "nearest_patch", "instant"],
     5: ["bundle"],

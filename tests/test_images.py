@@ -550,3 +550,13 @@ def test_content_seed_does_not_depend_on_the_place_in_a_batch() -> None:
     assert len(set(alone)) == 3
     assert all(0 <= seed < 2**63 for seed in alone)
     torch.Generator().manual_seed(alone[0])
+
+
+def test_pixels_without_a_file_are_resized_as_decode_does() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    for pixels in (noise, noise[..., 0]):
+        resized = images.resize_pixels(pixels, 64)
+        assert (resized == images.decode(images.png_bytes(pixels), "x", 64).pixels).all()
+        assert resized.shape == (64, 64, 3) and not resized.flags.writeable
+    with pytest.raises(ValueError, match="multiple of 16"):
+        images.resize_pixels(noise, 33)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
+from collections.abc import Sequence
 
+import numpy as np
 import streamlit as st
 
 from anounet.app import models, panels
@@ -12,16 +14,18 @@ from anounet.app.texts import label, plain, t
 from anounet.app.work import centers
 from anounet.bundle import Bundle
 from anounet.datasets import DataError
-from anounet.images import ImageError
 from anounet.prepare import DataChoice
+from anounet.presets import PRESETS, Preset
 
 SIZES = (32, 64, 96, 128, 192, 256)
+SHOWN_CLASSES = 12
 MIN_LIMIT, MAX_LIMIT = 20, 100_000
 
 
 def choose_data() -> DataChoice | None:
     """The images F learns from; None, with a sentence on the page, where they cannot be had."""
     names = models.data_names()
+    offer_presets(names)
     accept_plain("data", names, label)
     data = st.selectbox(
         t("data.set"), names, key="data", bind="query-params", format_func=label, help=t("data.help")
@@ -79,15 +83,61 @@ def choose_data() -> DataChoice | None:
     return DataChoice(data, normal, tuple(exclude), limit, reference or None, size)
 
 
+def offer_presets(names: list[str]) -> None:
+    """A button for each preset, and what is missing where its data is not here.
+
+    Args:
+        names: the data sets that are here.
+    """
+    with st.container(horizontal=True):
+        for preset in PRESETS.values():
+            st.button(
+                preset.title,
+                key=f"preset_{preset.name}",
+                disabled=preset.data not in names,
+                on_click=_use_preset,
+                args=(preset,),
+            )
+    for preset in PRESETS.values():
+        missing = "" if preset.data in names else preset.missing()
+        if missing:
+            st.caption(plain(missing))
+
+
+def _use_preset(preset: Preset) -> None:
+    state = st.session_state
+    state["data"], state["normal"], state["limit"] = preset.data, preset.normal, preset.f_net_images
+    state[f"exclude_{preset.data}_{preset.normal}"] = list(preset.exclude)
+
+
 def show_thumbnails(data: str, normal: str, others: list[str], exclude: list[str]) -> None:
-    """A picture of each class, the normal one first."""
+    """A few pictures of each class: the normal one first, then those left out."""
+    ordered = [normal, *exclude, *(name for name in others if name not in exclude)]
     cells = []
-    for name in [normal, *exclude, *(name for name in others if name not in exclude)][:12]:
-        role = t("data.is_normal") if name == normal else t("data.is_out") if name in exclude else ""
-        with contextlib.suppress(ImageError):  # a training names the damaged file; here it is just not shown
-            for pixels in models.thumbnails(data, name):
-                cells.append(panels.figure(pixels, label(name), role, t("alt.original", name=label(name))))
-    st.html(panels.grid(cells, "au-small"))
+    try:
+        for name in ordered[:SHOWN_CLASSES]:
+            role = t("data.is_normal") if name == normal else t("data.is_out") if name in exclude else ""
+            pictures = models.thumbnails(data, name)
+            if pictures:
+                alt = t("alt.class", n=len(pictures), name=label(name))
+                cells.append(panels.figure(mosaic(pictures), label(name), role, alt))
+    except DataError as error:
+        st.error(plain(str(error)), icon=":material/broken_image:")
+        return
+    st.html(panels.grid(cells, "au-classes"))
+    if len(ordered) > SHOWN_CLASSES:
+        st.caption(t("data.more_classes", n=len(ordered) - SHOWN_CLASSES))
+
+
+def mosaic(pictures: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Pictures of one size side by side in a square, on white: uint8 (H, H, 3)."""
+    across = math.ceil(math.sqrt(len(pictures)))
+    step = len(pictures[0]) + gap
+    square = np.full((across * step - gap, across * step - gap, 3), 255, np.uint8)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, across)
+        square[row * step : (row + 1) * step - gap, column * step : (column + 1) * step - gap] = picture
+    return square
 
 
 def choose_class(bundle: Bundle) -> tuple[DataChoice, int] | None:

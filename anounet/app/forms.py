@@ -13,15 +13,17 @@ from anounet.app import components, models, panels, routing
 from anounet.app.inputs import clamp
 from anounet.app.jobs import Job
 from anounet.app.texts import label, plain, t
-from anounet.app.work import answers, centers, training
+from anounet.app.work import answers, centers, fetching, training
 from anounet.bundle import SHIPPED, Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES
+from anounet.datasets.download import SIZES
 from anounet.feature_net import WIDTHS
 from anounet.instant import InstantSettings
 from anounet.metric_learning import ARTICLE, LEARNING_RATES, OBJECTIVES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice
 
-F_NET, CENTER, ANOGAN, OWN, INSTANT = "f_net", "center", "anogan", "own", "instant"  # kinds of jobs
+F_NET, CENTER, ANOGAN, OWN, INSTANT = "f_net", "center", "anogan", "own", "instant"
+FETCH = "fetch"  # these are the kinds of jobs
 MAX_GAN_STEPS = 20_000
 
 
@@ -37,6 +39,30 @@ def _begin(key: str, kind: str, label: str, work: Callable[[Job], object], *bund
     owner = components.owner()
     components.remember(models.jobs().submit(key, kind, label, work, owner=owner, bundles=bundles))
     st.rerun()
+
+
+def offer_downloads() -> None:
+    """A button for each data set that is not here yet and can be fetched."""
+    here = models.data_names()
+    missing = [name for name in SIZES if name not in here]
+    job = components.current_job(FETCH)
+    if job is not None and job.result in missing:
+        models.forget_data()  # it has just arrived
+        st.rerun()
+    if not missing and job is None:
+        return
+    with st.expander(t("data.more"), icon=":material/download:", expanded=job is not None):
+        st.caption(t("data.more_help"))
+        if job is not None:
+            components.job_box(job)
+            components.job_end(job)
+            if job.result is not None:
+                st.success(t("data.fetched", name=label(job.result)), icon=":material/check_circle:")
+        for name in missing:
+            title = t("data.fetch", name=label(name), size=SIZES[name] / 1e6)
+            if _start_button(FETCH, title, "", key=f"fetch_{name}", icon=":material/download:"):
+                work = partial(fetching.fetch, name=name)
+                _begin(f"fetch {name}", FETCH, t("data.fetch_job", name=label(name)), work)
 
 
 def _use_article() -> None:

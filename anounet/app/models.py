@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import hashlib
@@ -30,7 +31,7 @@ from anounet.bundle import (
 )
 from anounet.center import split_held_back
 from anounet.datasets import ImageSet, available, choose, open_set
-from anounet.images import to_pixels, to_tensor
+from anounet.images import ImageError, to_pixels, to_tensor
 from anounet.local_centers import LocalCenters, patches
 from anounet.prepare import (
     CHECKPOINT,
@@ -349,15 +350,25 @@ def class_counts(name: str) -> dict[str, int]:
     return counts
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
-def thumbnails(name: str, class_name: str, size: int = 64, count: int = 1) -> list[np.ndarray]:
-    images = image_set(name, "train")
-    return [images.pixels(i, size) for i in choose(images.where(class_name, defective=False), count)]
+@st.cache_data(max_entries=128, show_spinner=False)
+def thumbnails(name: str, class_name: str, size: int = 64, count: int = 4) -> list[np.ndarray]:
+    """Some of a class's good images, (size, size, 3) uint8; damaged ones are passed over.
+
+    Raises:
+        DataError: none of the set's images can be read.
+    """
+    images, found = image_set(name, "train"), []
+    for index in choose(images.where(class_name, defective=False), 2 * count):
+        with contextlib.suppress(ImageError):  # a training names the damaged file; here it is just not shown
+            found.append(images.pixels(index, size))
+        if len(found) == count:
+            break
+    return found
 
 
 def forget_data() -> None:
     """Lets go of what is known of data sets: one of them is no longer there, or has changed."""
-    for kept in (image_set, class_counts, thumbnails, samples):
+    for kept in (data_names, image_set, class_counts, thumbnails, samples):
         kept.clear()
 
 

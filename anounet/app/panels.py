@@ -44,6 +44,7 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 .au-grid.au-small {grid-template-columns: repeat(auto-fill, minmax(4.2rem, 1fr)); gap: 0.4rem;}
 .au-grid.au-small figcaption {font-size: 0.78rem;}
 .au-grid.au-small figcaption b {font-weight: 400;}
+.au-grid.au-classes {grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); gap: 0.5rem;}
 .au-grid.au-live {grid-template-columns: repeat(auto-fill, minmax(8rem, 10rem)); gap: 0.5rem;}
 .au-grid.au-rows {grid-template-columns: repeat(3, minmax(0, 9rem)); gap: 0.5rem;}
 .au-grid.au-sheet {grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr));}
@@ -71,7 +72,7 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 @media (max-width: 640px) {
   .au-grid {grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.7rem 0.6rem;}
   .au-grid.au-small {grid-template-columns: repeat(5, minmax(0, 1fr));}
-  .au-grid.au-rows {grid-template-columns: repeat(3, minmax(0, 1fr));}
+  .au-grid.au-rows, .au-grid.au-classes {grid-template-columns: repeat(3, minmax(0, 1fr));}
   [data-testid="stColumn"]:has(> div > div > .st-key-visualise_settings),
   [data-testid="stColumn"] > div:has(> div > .st-key-visualise_settings) {display: contents;}
   div:has(> .st-key-visualise_settings) {order: 9;}

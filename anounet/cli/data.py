@@ -1,4 +1,4 @@
-"""`samples`, `datasets` and `bundles`: what there is, and test images to try things on."""
+"""`samples`, `datasets`, `download` and `bundles`: what there is, and test images to try things on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from anounet.bundle import bundle_names, read_info
-from anounet.cli.common import modes_of, report, table
-from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, available, open_set
+from anounet.cli.common import Progress, modes_of, report, table
+from anounet.datasets import SPLITS, DataError, ImageSet, TextureSet, discover, find, open_set
+from anounet.datasets.download import FOLDER, SIZES, download
 from anounet.images import check_size, png_bytes
 from anounet.storage import WeightsError, write_atomic
 
@@ -32,7 +33,14 @@ def add_commands(commands: Any) -> None:
         parser = commands.add_parser(name, help=text)
         parser.set_defaults(run=run)
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    samples.add_argument("--json", action="store_true", help="print the report as JSON")
+    fetch = commands.add_parser(
+        "download", help="CIFAR-10 or Fashion-MNIST, from where torchvision gets them"
+    )
+    fetch.add_argument("name", choices=SIZES, help="the data set")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help=f"folder of data sets (default: {FOLDER})")
+    fetch.set_defaults(run=run_download)
+    for parser in (samples, fetch):
+        parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run_samples(given: argparse.Namespace) -> int:
@@ -45,8 +53,7 @@ def run_samples(given: argparse.Namespace) -> int:
     else:
         images = open_set(given.data, given.split)
     normal = given.normal or ("streaks" if given.data == "textures" else None)
-    if normal:
-        images.check_classes([normal])
+    normal = normal and images.class_named(normal)
     bad = images.where(normal, defective=True)
     good = images.where(normal, defective=False)
     wanted_bad = min(len(bad), given.count // 2)
@@ -79,15 +86,32 @@ def run_samples(given: argparse.Namespace) -> int:
 def run_datasets(given: argparse.Namespace) -> int:
     columns = ("kind", "where", "classes", *SPLITS, "defective", "masks", "error")
     rows = []
-    for name, path in available().items():
-        row = {"name": name} | dict.fromkeys(columns)
-        row |= {"where": "embedded" if path is None else str(path), "error": ""}
+    for found in discover():
+        row = {"name": found.name} | dict.fromkeys(columns)
+        row |= {"where": "embedded" if found.path is None else str(found.path), "error": ""}
         try:
-            row |= _described({split: open_set(name, split) for split in SPLITS})
+            row |= _described({split: found.open(split) for split in SPLITS})
         except DataError as error:  # one damaged set does not hide the others
             row["error"] = str(error)
         rows.append(row)
     report(given, rows, table(rows))
+    return 0
+
+
+def run_download(given: argparse.Namespace) -> int:
+    """Fetches a data set that is not here yet, or goes on where that was broken off."""
+    there = None if given.to else find(given.name)
+    if there is not None:
+        report(given, {"name": given.name, "where": str(there)}, f"{given.name} is here already: {there}")
+        return 0
+    progress, folder = Progress(), given.to or FOLDER
+    try:
+        for fetched in download(given.name, folder):
+            progress.update(f"{fetched.file} (kB)", fetched.done // 1000, fetched.total // 1000)
+    finally:
+        progress.close()
+    where = str(folder / given.name)
+    report(given, {"name": given.name, "where": where}, f"{given.name} is in {where}")
     return 0
 
 

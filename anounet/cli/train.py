@@ -14,7 +14,7 @@ from typing import Any
 
 from anounet import metric_learning, prepare
 from anounet.anogan import AnoGANSettings
-from anounet.bundle import bundle_folder, copy_identity, load_bundle, read_info, save_part
+from anounet.bundle import SHIPPED, bundle_folder, copy_identity, load_bundle, read_info, save_part
 from anounet.cli.common import (
     Progress,
     add_bundle,
@@ -34,6 +34,7 @@ from anounet.instant import InstantSettings
 from anounet.local_centers import PatchSettings
 from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice, Plan, Stage
+from anounet.presets import PRESETS
 
 _F_NET = {
     "width": "MobileNetV2's width, 0.5 or 1.0",
@@ -74,7 +75,7 @@ def add_commands(commands: Any) -> None:
     )
     _add_data(everything, need=True)
     _add_count(everything, "normal images that C and the instant U-Net are made from at most")
-    everything.add_argument("--name", required=True, metavar="NAME", help="the bundle's name")
+    _add_name(everything)
     everything.add_argument(
         "--steps",
         type=int,
@@ -110,7 +111,7 @@ def add_commands(commands: Any) -> None:
         "train-fnet", help="train F by metric learning on the normal class; goes on where it was cut off"
     )
     _add_data(f_net, need=True)
-    f_net.add_argument("--name", required=True, metavar="NAME", help="the bundle's name")
+    _add_name(f_net)
     add_settings(f_net, FNetSettings, _F_NET)
     _add_f_net(f_net)
     f_net.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
@@ -184,9 +185,12 @@ def _add_data(parser: argparse.ArgumentParser, need: bool) -> None:
     bundles = "" if need else " (default: the bundle's)"
     usual_class = "" if need else "the bundle's, or "
     usual_size = str(DataChoice.size) if need else "the bundle's"
+    if need:
+        parser.add_argument(
+            "--preset", choices=PRESETS, help="data set, classes and numbers by name; other flags go over it"
+        )
     parser.add_argument(
         "--data",
-        required=need,
         metavar="DATASET",
         help=f"data set by name, or a folder or ZIP of images, of classes, of MVTec AD or of DAGM{bundles}",
     )
@@ -224,6 +228,10 @@ def _limit(text: str) -> int:
         raise argparse.ArgumentTypeError(f"a number of images or 'all', not '{text}'") from error
 
 
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", metavar="NAME", help="the bundle's name (default: the preset's)")
+
+
 def _add_count(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument(
         "--count", type=int, default=None, metavar="N", help=f"{text} (default: {DataChoice.count})"
@@ -249,7 +257,10 @@ def _add_f_net(parser: argparse.ArgumentParser) -> None:
 def _choice(given: argparse.Namespace) -> DataChoice:
     """The choice of data from the flags, over what the bundle says of itself."""
     info = read_info(given.bundle) if getattr(given, "bundle", None) else None
-    base = prepare.choice_of(info) if info and not given.data else None
+    preset = _preset(given)
+    base = prepare.choice_of(info) if info and not given.data else preset
+    if base is None and not given.data:
+        raise DataError("There is no data to learn from: name it with --data, or choose a --preset.")
     changes: dict[str, Any] = {}
     if given.size is not None or info:
         changes["size"] = check_size(info["size"] if given.size is None else given.size)
@@ -260,7 +271,33 @@ def _choice(given: argparse.Namespace) -> DataChoice:
     if base is None and given.normal is None:
         changes["normal"] = _only_class(given.data)
     flags = argparse.Namespace(**{k: v for k, v in vars(given).items() if k not in changes})
-    return settings_from(flags, DataChoice, base, **changes)
+    choice = settings_from(flags, DataChoice, base, **changes)
+    if given.normal is None and given.exclude is None:
+        return choice
+    images = open_set(choice.data, "train")
+    named = [images.class_named(name) for name in (choice.normal, *choice.exclude)]
+    return replace(choice, normal=named[0], exclude=tuple(named[1:]))
+
+
+def _preset(given: argparse.Namespace) -> DataChoice | None:
+    """The choice of data of the preset that was named; other flags go over it."""
+    if getattr(given, "preset", None) is None:
+        return None
+    preset = PRESETS[given.preset]
+    if not given.data and preset.missing():
+        raise DataError(preset.missing())
+    return prepare.choice_of_preset(preset)
+
+
+def _name(given: argparse.Namespace) -> str:
+    """The new bundle's name: the one given, or else the preset's."""
+    name = given.name or given.preset
+    if given.name is None and name == SHIPPED:
+        raise ValueError(f"'{name}' is the shipped bundle's name too: give another one with --name.")
+    if name is None:
+        raise ValueError("The new bundle needs a name: give it one with --name.")
+    bundle_folder(name)
+    return name
 
 
 def _only_class(data: str) -> str:
@@ -327,7 +364,7 @@ def _resumable(given: argparse.Namespace, name: str, stages: Iterator[Stage]) ->
 
 
 def run_prepare(given: argparse.Namespace) -> int:
-    bundle_folder(given.name)
+    name = _name(given)
     own_f_net = [flag for flag in (*_F_NET, "start") if getattr(given, flag) is not None]
     own_f_net += [flag for flag in ("article", "robust") if getattr(given, flag)]
     if own_f_net and not given.train_fnet:
@@ -349,22 +386,23 @@ def run_prepare(given: argparse.Namespace) -> int:
         start=given.start,
         article_scale=given.article_scale,
     )
-    stages = prepare.prepare(given.name, plan, _command(given), device_of(given))
-    return _resumable(given, given.name, stages)
+    stages = prepare.prepare(name, plan, _command(given), device_of(given))
+    return _resumable(given, name, stages)
 
 
 def run_f_net(given: argparse.Namespace) -> int:
-    choice, device = _choice(given), device_of(given)
+    name, choice, device = _name(given), _choice(given), device_of(given)
+    own = prepare.own_settings(choice)
     stages = prepare.make_f_net(
-        given.name,
+        name,
         choice,
         _f_net_settings(given),
         given.start,
         device,
-        prepare.describe(choice, command=_command(given)),
+        prepare.describe(choice, command=_command(given), settings=own),
         resume=not given.fresh,
     )
-    return _resumable(given, given.name, stages)
+    return _resumable(given, name, stages)
 
 
 def run_center(given: argparse.Namespace) -> int:

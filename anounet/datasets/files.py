@@ -20,6 +20,9 @@ from anounet.datasets.image_set import DataError, ImageSet, Item, check_split
 from anounet.images import ENDINGS, FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, decode
 
 MAX_FILES = 1_000_000
+# What a ZIP may say that it unpacks to, the larger of both. Images hardly compress: more of it is a bomb.
+MAX_UNPACKED = 4 * 2**30  # bytes
+MAX_RATIO = 50  # times the ZIP's own bytes
 _ORIENTATION_TAG = 0x0112  # EXIF 2.3; 5 to 8 lie on their side
 
 
@@ -43,8 +46,7 @@ class Files:
         self._root = Path(os.path.abspath(path))  # they may be read from another working folder
         self.zipped = self.path.is_file()
         if self.zipped:
-            status = self.path.stat()
-            self.names = _zip_names(self._root, status.st_mtime_ns, status.st_size, status.st_ino)
+            self.names = _zip_names(self._root, *mark_of(self._root))
         elif self.path.is_dir():
             self.names = _folder_names(self.path)
         else:
@@ -81,8 +83,8 @@ class Files:
         """What to call a file in messages: its path, or its name in the ZIP."""
         return name if self.zipped else str(self.path / name)
 
-    def read(self, name: str) -> bytes:
-        """The file's bytes, at most one more than `MAX_BYTES`: a compressed bomb ends there.
+    def read(self, name: str, most: int = MAX_BYTES) -> bytes:
+        """The file's bytes, at most one more than `most`: a compressed bomb ends there.
 
         Raises:
             ImageError: it is gone, damaged, encrypted or not to be read.
@@ -90,21 +92,45 @@ class Files:
         if not self.zipped:
             try:
                 with open(self._root / name, "rb") as file:
-                    return file.read(MAX_BYTES + 1)
+                    return file.read(most + 1)
             except OSError as error:
                 raise ImageError(
                     f"{self.full(name)} cannot be read ({error.strerror}): "
                     "check the file and its permissions."
                 ) from error
         try:
-            with self._lock:
-                if self._archive is None:  # opened late: a set that is only listed needs no second look
-                    self._archive = zipfile.ZipFile(self._root)
-                    self._entries = {_entry_name(entry): entry for entry in self._archive.infolist()}
-                with self._archive.open(self._entries[name]) as entry:
-                    return entry.read(MAX_BYTES + 1)
+            with self._lock, self._opened().open(self._entry(name)) as entry:
+                return entry.read(most + 1)
         except Exception as error:  # zipfile raises a dozen kinds on damaged or encrypted entries
             raise ImageError(f"{name} cannot be read from '{self.path}' ({error}): pack it anew.") from error
+
+    def absolute(self, name: str) -> Path:
+        """Where the file's bytes lie, whatever the working folder is: its path, or that of the ZIP."""
+        return self._root if self.zipped else self._root / name
+
+    def length(self, name: str) -> int:
+        """The file's bytes, uncompressed, as the folder or the ZIP says.
+
+        Raises:
+            ImageError: it is gone, or the ZIP cannot be read.
+        """
+        try:
+            if self.zipped:
+                with self._lock:
+                    return self._entry(name).file_size
+            return self.absolute(name).stat().st_size
+        except Exception as error:  # as in `read`
+            raise ImageError(f"{self.full(name)} is not to be found in '{self.path}' any more.") from error
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._archive is None:  # opened late: a set that is only listed needs no second look
+            self._archive = zipfile.ZipFile(self._root)
+            self._entries = {_entry_name(entry): entry for entry in self._archive.infolist()}
+        return self._archive
+
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        self._opened()
+        return self._entries[name]
 
     def decode(self, name: str, size: int) -> np.ndarray:
         """The image resized: uint8 (size, size, 3); see `images.decode`."""
@@ -172,6 +198,12 @@ class FileSet(ImageSet):
         return self.files.decode(self._entries[index].file, size)
 
 
+def mark_of(path: Path) -> tuple[int, ...]:
+    """Time of change, size and inode: while they are the same, so is the file."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def is_image(name: str) -> bool:
     """Whether a file's name ends as an image's does."""
     return name[name.rfind(".") :].lower() in ENDINGS
@@ -208,8 +240,18 @@ def _zip_names(path: Path, changed: int, size: int, number: int) -> tuple[str, .
         raise DataError(f"'{path}' is not a ZIP file that can be read: {error}.") from error
     if len(entries) > MAX_FILES:
         raise _too_many(path)
+    if sum(entry.file_size for entry in entries) > max(MAX_UNPACKED, MAX_RATIO * size):
+        raise DataError(
+            f"'{path}' would unpack to more than {MAX_RATIO} times its size: it is damaged or made to fill "
+            "disks, and was not opened."
+        )
     names = {_entry_name(entry) for entry in entries if not entry.is_dir()}
-    return tuple(sorted(name for name in names if "/." not in f"/{name}" and "/__MACOSX" not in f"/{name}"))
+    return tuple(sorted(name for name in names if not _is_hidden(name)))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file lies in a hidden folder, is one itself, or lies outside: "../x", "/x"."""
+    return name.startswith("/") or "/." in f"/{name}" or "/__MACOSX" in f"/{name}"
 
 
 def _entry_name(entry: zipfile.ZipInfo) -> str:

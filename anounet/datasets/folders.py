@@ -50,7 +50,7 @@ class FolderSet(FileSet):
         entries = [
             Entry(file, Item(relative, class_name))
             for file, relative, where, class_name in placed
-            if _split_of(relative, where, given) == split
+            if split_of(relative, where, given) == split
         ]
         return tuple(sorted({class_name for *_, class_name in placed})), entries
 
@@ -68,8 +68,14 @@ def _placed(files: Files) -> Iterator[tuple[str, str, str | None, str]]:
             yield file, relative, None, folders[0]
 
 
-def _split_of(name: str, where: str | None, given: set[str]) -> str | None:
-    """The split of an image, by the folder it lies in where any are given, else by its name."""
+def split_of(name: str, where: str | None, given: set[str]) -> str | None:
+    """The split of an image, by the folder it lies in where any are given, else by its name.
+
+    Args:
+        name: the image's, below the common top folder.
+        where: the split that its folder names, if it does.
+        given: the splits that folders of the set name.
+    """
     if not given:
         chance = share(name)
         return "train" if chance < 0.7 else "validation" if chance < 0.8 else "test"

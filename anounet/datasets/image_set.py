@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -49,11 +50,13 @@ class ImageSet(ABC):
         name: what the command line calls the data set.
         split: "train", "validation" or "test".
         classes: the names of its classes, in a fixed order.
+        long_names: class → what its makers call it, where that can't be typed well ("Ankle boot").
         items: its images; nothing is read before `pixels` or `mask` asks for it.
     """
 
     kind: str = ""
     has_masks: bool = False
+    long_names: Mapping[str, str] = MappingProxyType({})
     name: str
     split: str
     classes: tuple[str, ...]
@@ -70,12 +73,27 @@ class ImageSet(ABC):
     def __len__(self) -> int:
         return len(self.items)
 
+    def class_named(self, name: str) -> str:
+        """The class of a name, which may also be its long one.
+
+        Raises:
+            DataError: there is no such class.
+        """
+        if name in self.classes:
+            return name
+        for class_name, long_name in self.long_names.items():
+            if long_name.casefold() == name.casefold():
+                return class_name
+        raise DataError(f"'{self.name}' has no class '{name}': choose from {', '.join(self.classes)}.")
+
     def check_classes(self, names: Sequence[str]) -> None:
+        """Refuses names of which one is no class.
+
+        Raises:
+            DataError: which one, and what classes there are.
+        """
         for name in names:
-            if name not in self.classes:
-                raise DataError(
-                    f"'{self.name}' has no class '{name}': choose from {', '.join(self.classes)}."
-                )
+            self.class_named(name)
 
     def where(
         self, class_name: str | None = None, *, exclude: Sequence[str] = (), defective: bool | None = None

@@ -40,6 +40,7 @@ from anounet.prepare import (
     make_f_net,
     make_instant,
     normal_images,
+    own_settings,
     resume_f_net,
 )
 from anounet.storage import WeightsError, load_checkpoint
@@ -76,7 +77,7 @@ def train_f_net(
         handle, path = tempfile.mkstemp(suffix=Path(start_name).suffix or ".pth")
         with os.fdopen(handle, "wb") as file:
             file.write(start)
-    info = describe(choice, command=MADE_BY)
+    info = describe(choice, command=MADE_BY, settings=own_settings(choice))
     try:
         stream = make_f_net(name, choice, settings, path, default_device(), info, data=data)
         return _follow_f_net(job, name, stream, settings.epochs)
