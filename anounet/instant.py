@@ -4,19 +4,23 @@ It learns on normal images and on normal images with foreign patches pasted in (
 anomaly is used. For a pasted image p of a normal image x, m the foreign part, y = G(p, seen):
 
     L = λ_keep · mean (1 − m) · abs(p − y)                      what is normal stays as it is
-      + β · mean over patches of max(0, d(y) − τ)               L_C with local centres
+      + β · mean over patches of max(0, d(y) − max(τ, d(x)))    L_C with local centres
       + β_in · mean over foreign patches of max(0, d(y) − τ')   what was foreign becomes more than just normal
       + λ_image · mean m · abs(x − y) + λ_features · mean over foreign patches of ‖(f(y) − f(x)) / σ‖
       + λ_gate · cross-entropy of the gate with m               where to redraw
 
 τ' is a lower quantile of normal patches than τ: a margin for images that were not seen in training.
+
+With a `shift`, F looks at x and y through a window that moves a few pixels from step to step, the same for
+both. F's strides make it blind to patterns on its own grid, and G finds those: dots every few pixels that are
+normal to F and to no other net, nor to the eye.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +56,7 @@ class InstantSettings:
     image: float = 0.5  # λ_image
     features: float = 2.0  # λ_features
     gate: float = 0.1  # λ_gate
+    shift: int = 4  # pixels that F's window moves by at most; the stride of F's finest patches
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +67,7 @@ class InstantSettings:
             ("width", self.width, 8, 128),
             ("depth", self.depth, 2, 5),
             ("margin", self.margin, 0.0, 1.0),
+            ("shift", self.shift, 0, 8),
         ):
             if not low <= value <= high:
                 raise ValueError(
@@ -123,7 +129,10 @@ def train_instant(
             drawn = torch.randint(len(references), (settings.batch,), generator=generator)
             foreign = as_images(references[drawn], device)
         pasted, cover = paste(x, others, generator, pasting, foreign)
-        metrics = _loss(net, x, pasted, cover, f_net, centers, spread, settings)
+        corner = [0, 0]
+        if settings.shift:
+            corner = torch.randint(settings.shift + 1, (2,), generator=generator).tolist()
+        metrics = _loss(net, x, pasted, cover, f_net, centers, spread, settings, corner)
         loss = metrics.pop("L")
         value = check_loss(loss, step, "instant U-Net")
         optimizer.zero_grad(set_to_none=True)
@@ -160,24 +169,33 @@ def _loss(
     centers: LocalCenters,
     spread: Tensor,
     settings: InstantSettings,
+    corner: Sequence[int] = (0, 0),
 ) -> dict[str, Tensor]:
-    """L, the formula at the top, its parts, and y."""
+    """L, the formula at the top, its parts, and y; `corner` is where F's window begins."""
     layers, side = centers.settings, x.shape[-1]
     x, pasted = (t.contiguous(memory_format=torch.channels_last) for t in (x, pasted))
+    top, left = corner
+    seen_side = side - settings.shift
+
+    def window(images: Tensor) -> Tensor:
+        part = images[..., top : top + seen_side, left : left + seen_side]
+        return part.contiguous(memory_format=torch.channels_last)
+
     with torch.no_grad():
-        clean = patches(x, f_net, layers)
+        clean = patches(window(x), f_net, layers)
+        least = centers.distance(clean)
         seen = seen_distances(centers.distance(patches(pasted, f_net, layers)), centers.tau, side)
     y, gate = net(pasted, seen)
-    redrawn = patches(y, f_net, layers)
+    redrawn = patches(window(y), f_net, layers)
     d = centers.distance(redrawn)
-    foreign = functional.adaptive_max_pool2d(cover, d.shape[-2:])[:, 0]
+    foreign = functional.adaptive_max_pool2d(window(cover), d.shape[-2:])[:, 0]
     margin = centers.held_back[round(100 * settings.margin)]
     off = centers.weights[None, :, None, None] * ((redrawn - clean) / spread).square()
     # A patch that can't be told from what it covers is none.
     visible = cover * (20 * (pasted - x).abs().mean(dim=1, keepdim=True)).clamp(0, 1)
     parts = {
         "L_R": ((1 - cover) * (pasted - y).abs()).mean(),
-        "L_C": centers.centering(d).mean(),
+        "L_C": (d - least.clamp_min(centers.tau)).clamp_min(0).mean(),
         "L_C foreign": ((d - margin).clamp_min(0) * foreign).mean(),
         "repair": (cover * (x - y).abs()).mean(),
         "features": (off.sum(dim=1).clamp_min(1e-12).sqrt() * foreign).mean(),

@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--article-images", type=int, default=3, metavar="N", help="good and defective each (default: 3)")
     add("--refine", nargs="+", type=int, default=[10], metavar="N", help="refining steps, a row each (10)")
     add("--steps", type=int, default=InstantSettings.steps, metavar="N", help="training of the instant U-Net")
+    add("--shift", type=int, default=InstantSettings.shift, metavar="N", help="of F's window, likewise")
     add("--anogan-steps", type=int, default=1500, metavar="N", help="training of AnoGAN")
     add("--judge", type=Path, default=None, metavar="FILE", help="MobileNetV2 features of another width")
     add("--maps", action="store_true", help="a row for each of instant's maps")
@@ -256,7 +257,7 @@ def _bundle(given: argparse.Namespace, pixels: Tensor, seed: int, methods: list[
     fit, _ = split_held_back(len(pixels), seed=seed)
     instant = None
     if any(method.startswith(("instant", "refined")) for method in methods):
-        settings = InstantSettings(steps=given.steps, seed=seed)
+        settings = InstantSettings(steps=given.steps, shift=given.shift, seed=seed)
         for step in train_instant(pixels[torch.from_numpy(fit)], f_net, local, settings):
             instant = step.model
     gan = None

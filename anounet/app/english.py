@@ -496,6 +496,7 @@ LABELS: dict[str, str] = {
     "instant.image": "λ image: repair to the pixel",
     "instant.features": "λ features: repair for F",
     "instant.gate": "λ gate: where to redraw",
+    "instant.shift": "Shift of F’s window, pixels",
     "instant.seed": "Seed",
     "L_C foreign": "L_C, foreign",
     "repair": "Repair",
