@@ -52,7 +52,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def test_l_falls(run, f_net: FeatureNet, local: LocalCenters) -> None:
-    settings = replace(SETTINGS, steps=150, batch=8, learning_rate=5e-3)
+    settings = replace(SETTINGS, steps=150, batch=8, learning_rate=5e-3, shift=0)
     pasting = replace(PASTING, share=1.0, radius=(4.0, 16.0))
     nets = [list(run(replace(settings, steps=n), pasting=pasting))[-1].model for n in (1, 150)]
     x = tiny.images(12)
