@@ -62,7 +62,7 @@ from anounet.storage import (
     provenance,
     save_checkpoint,
 )
-from anounet.training import images_sha256
+from anounet.training import TrainingStep, images_sha256
 from anounet.visualization import Result, drain, peak, visualize_many, visualize_rival
 
 CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
@@ -825,15 +825,7 @@ def make_anogan(
     if resume and before is None and path.exists():
         notes = (f"{path.name} is of a training with other settings or images: AnoGAN is trained anew.",)
     steps = train_anogan(pixels, settings, device, resume=before, facts=facts)
-    with closing(steps):
-        for step in steps:
-            if step.model is not None:
-                save_part(name, anogan=step.model)
-            if step.checkpoint is not None:
-                _keep(path, mark, asdict(settings), step.checkpoint)
-            yield Stage("AnoGAN", step.step, step.total, dict(step.metrics), step.samples, notes)
-            notes = ()
-    path.unlink(missing_ok=True)
+    yield from _saved(name, "anogan", "AnoGAN", steps, settings, path, mark, notes)
 
 
 def make_encoder(
@@ -853,14 +845,7 @@ def make_encoder(
     before = _checkpoint(path, mark, asdict(settings)) if resume else None
     facts = provenance(**normals.facts | {"images": len(images)})
     steps = train_encoder(images, gan, settings, resume=before, facts=facts)
-    with closing(steps):
-        for step in steps:
-            if step.model is not None:
-                save_part(name, encoder=step.model)
-            if step.checkpoint is not None:
-                _keep(path, mark, asdict(settings), step.checkpoint)
-            yield Stage("encoder", step.step, step.total, dict(step.metrics), step.samples)
-    path.unlink(missing_ok=True)
+    yield from _saved(name, "encoder", "encoder", steps, settings, path, mark)
 
 
 def make_decoder(
@@ -886,13 +871,28 @@ def make_decoder(
     before = _checkpoint(path, mark, asdict(settings)) if resume else None
     facts = provenance(**normals.facts | {"images": len(images)})
     steps = train_decoder(images, bundle.f_net, settings, resume=before, facts=facts)
+    yield from _saved(name, "decoder", "decoder", steps, settings, path, mark)
+
+
+def _saved(
+    name: str,
+    part: str,
+    label: str,
+    steps: Iterator[TrainingStep],
+    settings: AnoGANSettings | EncoderSettings | DecoderSettings,
+    path: Path,
+    mark: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+) -> Iterator[Stage]:
+    """A rival's training as Stages; its checkpoints kept at `path`, its end saved as the bundle's `part`."""
     with closing(steps):
         for step in steps:
             if step.model is not None:
-                save_part(name, decoder=step.model)
+                save_part(name, **{part: step.model})
             if step.checkpoint is not None:
                 _keep(path, mark, asdict(settings), step.checkpoint)
-            yield Stage("decoder", step.step, step.total, dict(step.metrics), step.samples)
+            yield Stage(label, step.step, step.total, dict(step.metrics), step.samples, notes)
+            notes = ()
     path.unlink(missing_ok=True)
 
 
