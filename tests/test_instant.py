@@ -78,11 +78,23 @@ def test_l_is_the_sum_of_its_weighted_parts(run) -> None:
         assert step.metrics["L"] == pytest.approx(total, rel=1e-4)
 
 
-def test_the_window_of_f_moves_by_the_seed_and_only_with_a_shift(run) -> None:
-    still, moved, again = (
-        [step.metrics["L"] for step in run(replace(SETTINGS, shift=shift, steps=4))] for shift in (0, 4, 4)
-    )
-    assert moved == again and moved != still
+def test_the_window_of_f_moves_by_the_seed_and_only_with_a_shift(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corners: list[tuple[int, ...]] = []
+    loss = instant._loss
+
+    def watched(*given):
+        corners.append(tuple(given[-1]))
+        return loss(*given)
+
+    monkeypatch.setattr(instant, "_loss", watched)
+    for shift in (4, 4, 0):
+        list(run(replace(SETTINGS, shift=shift, steps=8)))
+    moved, again, still = corners[:8], corners[8:16], corners[16:]
+    assert moved == again and len(set(moved)) > 3
+    assert all(0 <= start <= 4 for corner in moved for start in corner)
+    assert set(still) == {(0, 0)}
     with pytest.raises(ValueError, match="shift must lie between 0 and 8"):
         replace(SETTINGS, shift=9)
 
