@@ -105,7 +105,7 @@ def no_leftovers() -> Iterator[None]:
 def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """AnoGAN's search takes 500 steps; three show as well that its results arrive."""
     whole = answers.SearchSettings
-    for module in (answers, prepare):
+    for module in (answers, prepare.levels):
         monkeypatch.setattr(module, "SearchSettings", lambda: whole(steps=3))
 
 

@@ -31,6 +31,7 @@ from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
 from anounet.datasets import open_set
 from anounet.images import decode_file, png_bytes, to_tensor
+from anounet.prepare import levels, rivals, unets
 from anounet.storage import load_weights
 from anounet.training import TrainingStep
 from anounet.visualization import drain, visualize
@@ -410,7 +411,7 @@ def start(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     torch.save(tiny.backbone().features.state_dict(), path)
     monkeypatch.setitem(ano_unet.DEFAULTS, "fast", ano_unet.Settings(steps=1))
     monkeypatch.setattr(ano_unet, "LOCAL", replace(ano_unet.LOCAL, steps=1))
-    monkeypatch.setattr(prepare, "SearchSettings", lambda: SearchSettings(steps=1))
+    monkeypatch.setattr(levels, "SearchSettings", lambda: SearchSettings(steps=1))
     monkeypatch.setattr(instant, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(train, "DECODER", tiny.DECODER)
     monkeypatch.setattr(train, "ENCODER", tiny.ENCODER)
@@ -544,7 +545,7 @@ def test_prepare_that_was_stopped_while_it_measured_does_not_train_again(
     run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["prepare", "--data", folder_of(tmp_path, "plain"), "--name", "made", "--size", 32, "--steps", 2]
-    train, measure, trained = prepare.train_instant, prepare.measure_levels, []
+    train, measure, trained = unets.train_instant, levels.measure_levels, []
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -553,11 +554,11 @@ def test_prepare_that_was_stopped_while_it_measured_does_not_train_again(
         trained.append(True)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(prepare, "train_instant", watched)
-    monkeypatch.setattr(prepare, "measure_levels", interrupted)
+    monkeypatch.setattr(unets, "train_instant", watched)
+    monkeypatch.setattr(levels, "measure_levels", interrupted)
     assert run(*words, "--device", "cpu")[0] == 130
     assert load_bundle("made", "cpu").scales == {}
-    monkeypatch.setattr(prepare, "measure_levels", measure)
+    monkeypatch.setattr(levels, "measure_levels", measure)
     assert run(*words, "--device", "cpu")[0] == 0
     assert trained == [True] and "instant" in load_bundle("made", "cpu").scales
     assert run(*words, "--device", "cpu")[0] == 0
@@ -565,7 +566,7 @@ def test_prepare_that_was_stopped_while_it_measured_does_not_train_again(
 
 
 def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, firsts = prepare.train_instant, []
+    train, firsts = unets.train_instant, []
 
     def watched(*arguments: object, resume: dict | None = None) -> object:
         firsts.append(resume["step"] if resume else 0)
@@ -575,7 +576,7 @@ def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: 
             if step.step == 3 and len(firsts) in (1, 2):
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "train_instant", watched)
+    monkeypatch.setattr(unets, "train_instant", watched)
     words = ["train-instant", "--bundle", "tiny", "--steps", 5, "--batch", 4, "--width", 8, "--device", "cpu"]
     before = load_bundle("tiny", "cpu")
     assert run(*words)[0] == 130
@@ -592,7 +593,7 @@ def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: 
 def test_train_decoder_goes_on_where_it_was_cut_off(
     run, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, firsts = prepare.train_decoder, []
+    steps, firsts = rivals.train_decoder, []
 
     def watched(*a: object, **b: object) -> Iterator[TrainingStep]:
         firsts.append(b["resume"]["step"] if b["resume"] else 0)
@@ -602,7 +603,7 @@ def test_train_decoder_goes_on_where_it_was_cut_off(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(prepare, "train_decoder", watched)
+    monkeypatch.setattr(rivals, "train_decoder", watched)
     words = ["train-decoder", "--bundle", "tiny", "--steps", 4, "--device", "cpu"]
     assert run(*words)[0] == 130
     assert run(*words, "--fresh")[0] == 130

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anounet import metric_learning, prepare
 from anounet.bundle import Bundle, bundle_folder, load_bundle
-from anounet.datasets import open_set
+from anounet.datasets import DataError, open_set
 from anounet.feature_net import FeatureNet
 from anounet.metric_learning import ARTICLE, BLOCKS, FNetSettings, compactness, train_f_net
 from anounet.storage import WeightsError, load_checkpoint, load_weights, save_checkpoint
@@ -157,10 +157,10 @@ def test_an_f_says_where_it_comes_from(made: Path, tmp_path: Path) -> None:
 
 
 def test_f_learns_from_every_image_where_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(prepare.data, "READ_AT_ONCE", 7)
     choice = prepare.DataChoice(normal="streaks", size=32, limit=25)
     few = prepare.f_net_data(choice)
-    monkeypatch.setattr(prepare, "READ_AT_ONCE", 1000)
+    monkeypatch.setattr(prepare.data, "READ_AT_ONCE", 1000)
     at_once = prepare.f_net_data(choice)
     assert torch.equal(few.images, at_once.images) and torch.equal(few.labels, at_once.labels)
     assert few.facts["data_sha256"] == hashlib.sha256(few.images.numpy().tobytes()).hexdigest()
@@ -184,7 +184,7 @@ def test_a_damaged_image_is_left_out_wherever_it_lies(
     wanted, kept, _ = train.readable([i for i in range(len(train)) if i != 3], 32)
     damaged = tmp_path / "parts" / "train" / train.items[3].class_name / Path(train.items[3].name).name
     damaged.write_bytes(b"damaged")
-    monkeypatch.setattr(prepare, "READ_AT_ONCE", 5)
+    monkeypatch.setattr(prepare.data, "READ_AT_ONCE", 5)
     data = prepare.f_net_data(prepare.DataChoice(str(tmp_path / "parts"), "nut", size=32, limit=None))
     assert len(wanted) == len(train) - 1 == data.facts["images"] and torch.equal(data.images, wanted)
     names = [data.classes[label] for label in data.labels.tolist()]
@@ -192,11 +192,11 @@ def test_a_damaged_image_is_left_out_wherever_it_lies(
 
 
 def test_a_choice_that_cannot_be_is_refused() -> None:
-    with pytest.raises(prepare.DataError, match="'streaks' is the normal class"):
+    with pytest.raises(DataError, match="'streaks' is the normal class"):
         prepare.DataChoice(exclude=("streaks",))
-    with pytest.raises(prepare.DataError, match="10 images or more"):
+    with pytest.raises(DataError, match="10 images or more"):
         prepare.DataChoice(limit=9)
-    with pytest.raises(prepare.DataError, match="no class 'silk': choose from streaks"):
+    with pytest.raises(DataError, match="no class 'silk': choose from streaks"):
         prepare.f_net_data(prepare.DataChoice(normal="silk"))
 
 
@@ -492,7 +492,7 @@ def test_a_training_that_was_cut_off_can_go_on_without_its_start(made: Path, sta
     rest = list(prepare.resume_f_net("f", "cpu", "again"))
     assert [s.done for s in rest] == [5, 6, 7, 8, 9]
     assert load_bundle("f", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
-    with pytest.raises(prepare.DataError, match="no training of F to go on with in 'f'"):
+    with pytest.raises(DataError, match="no training of F to go on with in 'f'"):
         next(prepare.resume_f_net("f", "cpu", "again"))
 
 
@@ -502,8 +502,8 @@ def test_images_that_have_changed_since_are_refused(
     cut_off(start)
     data = prepare.f_net_data(CHOICE)
     changed = replace(data, facts=data.facts | {"data_sha256": "0"})
-    monkeypatch.setattr(prepare, "f_net_data", lambda choice: changed)
-    with pytest.raises(prepare.DataError, match="images of 'textures' have changed since"):
+    monkeypatch.setattr(prepare.f_net, "f_net_data", lambda choice: changed)
+    with pytest.raises(DataError, match="images of 'textures' have changed since"):
         next(prepare.resume_f_net("f", "cpu", "again"))
 
 

@@ -24,11 +24,13 @@ from anounet.prepare import (
     DataChoice,
     Plan,
     Stage,
+    levels,
     make_anogan,
     make_centers,
     make_decoder,
     make_instant,
     read_normals,
+    unets,
 )
 from anounet.storage import load_checkpoint, load_weights
 from anounet.training import TrainingError
@@ -43,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings under which the scales are measured in a moment, and a checkpoint every other step."""
     monkeypatch.setitem(ano_unet.DEFAULTS, "fast", ano_unet.Settings(steps=1))
     monkeypatch.setattr(ano_unet, "LOCAL", replace(ano_unet.LOCAL, steps=1))
-    monkeypatch.setattr(prepare, "SearchSettings", lambda: SearchSettings(steps=1))
+    monkeypatch.setattr(levels, "SearchSettings", lambda: SearchSettings(steps=1))
     monkeypatch.setattr(instant, "CHECKPOINT_EVERY", 2)
 
 
@@ -133,9 +135,9 @@ def test_g_is_trained_on_none_of_the_images_that_set_thresholds(
     home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    train = prepare.train_instant
+    train = unets.train_instant
     monkeypatch.setattr(
-        prepare, "train_instant", lambda images, *a, **b: seen.append(images) or train(images, *a, **b)
+        unets, "train_instant", lambda images, *a, **b: seen.append(images) or train(images, *a, **b)
     )
     choice = replace(plan(folder).choice, seed=3)
     list(run(plan(folder, choice=choice)))

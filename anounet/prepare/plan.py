@@ -1,0 +1,90 @@
+"""The whole preparation: a `Plan`, and its stages one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from anounet.anogan import AnoGANSettings
+from anounet.bundle import bundle_folder, copy_f_net, copy_identity, read_info, save_part
+from anounet.decoder import DecoderSettings, check_side
+from anounet.f_anogan import EncoderSettings
+from anounet.identity import UNetSettings
+from anounet.instant import InstantSettings
+from anounet.local_centers import PatchSettings
+from anounet.metric_learning import FNetSettings
+from anounet.prepare.centers import make_centers
+from anounet.prepare.data import DataChoice, describe, own_settings, read_normals
+from anounet.prepare.f_net import make_f_net
+from anounet.prepare.levels import make_scales
+from anounet.prepare.rivals import make_anogan, make_decoder, make_encoder
+from anounet.prepare.stage import Stage
+from anounet.prepare.unets import make_identity, make_instant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All settings of `prepare`."""
+
+    choice: DataChoice = field(default_factory=DataChoice)
+    f_net: FNetSettings | None = None  # how to train an F of its own; None: the general F, no training
+    patches: PatchSettings = field(default_factory=PatchSettings)
+    identity: UNetSettings | None = None  # None: the general one
+    instant: InstantSettings | None = field(default_factory=InstantSettings)  # None: no `instant` mode
+    anogan: AnoGANSettings | None = None  # None: without AnoGAN
+    encoder: EncoderSettings | None = None  # f-AnoGAN's; None: AnoGAN alone
+    decoder: DecoderSettings | None = None  # None: without the decoder
+    start: str | None = None  # F's start: a bundle whose F to go on from, else see `starting_backbone`
+    article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
+
+
+def prepare(
+    name: str, plan: Plan, command: str, device: torch.device | str, *, fast: dict[str, Any] | None = None
+) -> Iterator[Stage]:
+    """Makes the bundle `name`, saving each part as soon as it is done.
+
+    A training of F, of the instant U-Net or of a rival that was cut off goes on where it was, when all its
+    settings are the same; where the same preparation was cut off later than that, the trained net is kept.
+
+    Args:
+        command: what made it, kept in bundle.json.
+        fast: the bundle's own settings for `fast` mode, where they differ from the program's.
+    """
+    start, choice = time.time(), plan.choice
+    normals = read_normals(choice)  # before anything is made: what is wrong with the data shows here
+    if plan.decoder is not None:
+        check_side(choice.size)
+    cut_off = _was_cut_off(name, command)
+    settings = own_settings(choice) | ({"fast": fast} if fast else {})
+    described = describe(choice, command=command, seconds_to_prepare=None, settings=settings)
+    if plan.f_net is not None:
+        yield from make_f_net(name, choice, plan.f_net, plan.start, device, described, keep=cut_off)
+    else:
+        copy_f_net(name, **described)
+    yield from make_centers(name, choice, plan.patches, device, normals)
+    if plan.identity is not None:
+        yield from make_identity(name, choice, plan.identity, device)
+    else:
+        copy_identity(name)
+    if plan.instant is not None:
+        yield from make_instant(name, choice, plan.instant, device, normals, keep=cut_off)
+    if plan.anogan is not None:
+        yield from make_anogan(name, choice, plan.anogan, device)
+    if plan.encoder is not None:
+        yield from make_encoder(name, choice, plan.encoder, device, normals)
+    if plan.decoder is not None:
+        yield from make_decoder(name, choice, plan.decoder, device, normals)
+    yield from make_scales(name, choice, plan.article_scale, device)
+    save_part(name, seconds_to_prepare=round(time.time() - start))
+
+
+def _was_cut_off(name: str, command: str) -> bool:
+    """Whether the last preparation of the bundle was by this command, and did not come to its end."""
+    if not (bundle_folder(name) / "bundle.json").is_file():
+        return False
+    info = read_info(name)
+    return info.get("command") == command and info.get("seconds_to_prepare") is None
