@@ -4,17 +4,20 @@
                    f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
                    encoder.pt  decoder.pt
 
-A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which.
+A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which. A kill
+while parts are saved leaves the old ones or the new ones. One without an identity U-Net of its own uses the
+shipped bundle's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,17 @@ from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
 from anounet.instant import load_instant, save_instant
 from anounet.local_centers import LocalCenters
-from anounet.storage import WeightsError, file_sha256, load_weights, save_weights, write_json
+from anounet.storage import (
+    WeightsError,
+    clear_abandoned,
+    file_sha256,
+    fingerprint,
+    load_weights,
+    save_weights,
+    settle,
+    staged,
+    write_json,
+)
 from anounet.unet import GatedUNet, UNet
 
 SHIPPED = "textures-streaks"
@@ -47,6 +60,14 @@ PARTS = {
 }
 # What Ano-Unet is compared with → the parts needed.
 RIVALS = {"anogan": ("anogan",), "f-anogan": ("anogan", "encoder"), "decoder": ("decoder",)}
+# Part → the methods whose maps are drawn with it: their levels go with it.
+DRAWS = {
+    "identity": ("fast", "fast-local"),
+    "instant": ("instant",),
+    "anogan": ("anogan", "f-anogan"),
+    "encoder": ("f-anogan",),
+    "decoder": ("decoder",),
+}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
 
@@ -71,7 +92,8 @@ class Bundle:
         f_net: F.
         center: the article's C, or None where it was not computed yet.
         local: C for every patch, or None.
-        identity: the small U-Net that `fast` mode starts from, or None.
+        identity: the small U-Net that `fast` mode starts from: the bundle's own, else the general one, or
+            None where that is not here.
         instant: the small U-Net of `instant` mode, trained with `local`, or None.
         anogan: a rival, or None.
         encoder: f-AnoGAN's, trained with this AnoGAN, or None.
@@ -81,6 +103,7 @@ class Bundle:
         limits: the same names → the level above which a region is reported (99.9 %), and "method:score"
             → the score above which an image is called anomalous, where F's threshold is not the one.
         info: the rest of bundle.json.
+        general_identity: the fingerprint of the general identity U-Net, where `identity` is that one.
     """
 
     name: str
@@ -97,6 +120,7 @@ class Bundle:
     scales: Mapping[str, float]
     limits: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    general_identity: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -154,6 +178,15 @@ class Bundle:
             )
         return self.local
 
+    def require_identity(self) -> UNet:
+        if self.identity is None:
+            raise WeightsError(
+                f"fast mode starts from an identity U-Net, the bundle '{self.name}' has none of its own, and "
+                f"the general one, in the bundle '{SHIPPED}', is missing or damaged: put that bundle back, "
+                f"or make one with 'python -m anounet train-unet --bundle {self.name}'."
+            )
+        return self.identity
+
     def require_instant(self) -> GatedUNet:
         if self.instant is None:
             raise WeightsError(
@@ -181,16 +214,16 @@ class Bundle:
     def require_encoder(self) -> Encoder:
         if self.encoder is None:
             raise WeightsError(
-                f"The bundle '{self.name}' has no encoder for f-AnoGAN yet: train one "
-                f"with 'python -m anounet train-anogan --encoder --bundle {self.name}'."
+                f"The bundle '{self.name}' has no encoder for f-AnoGAN yet: train it on the page Visualise, "
+                f"or with 'python -m anounet train-encoder --bundle {self.name}'."
             )
         return self.encoder
 
     def require_decoder(self) -> Decoder:
         if self.decoder is None:
             raise WeightsError(
-                f"The bundle '{self.name}' has no decoder yet: train one "
-                f"with 'python -m anounet train-decoder --bundle {self.name}'."
+                f"The bundle '{self.name}' has no decoder yet: train it on the page Visualise, "
+                f"or with 'python -m anounet train-decoder --bundle {self.name}'."
             )
         return self.decoder
 
@@ -260,7 +293,26 @@ def read_info(name: str) -> dict[str, Any]:
         raise WeightsError(
             f"{path} is damaged (no 'files' or no 'size'): restore it, or prepare the bundle anew."
         )
+    settle(path.parent, {file: str(sha) for file, sha in info["files"].items() if file in PARTS.values()})
     return info
+
+
+def general_identity() -> tuple[UNet, str]:
+    """The identity U-Net that bundles without one of their own use, and its fingerprint.
+
+    Raises:
+        WeightsError: the shipped bundle, whose it is, is missing or damaged.
+    """
+    file = PARTS["identity"]
+    net, _ = load_unet(bundle_folder(SHIPPED) / file, str(read_info(SHIPPED)["files"].get(file)))
+    return net, fingerprint(net.state_dict())
+
+
+def has_general_identity() -> bool:
+    """Whether there is an identity U-Net for bundles without one of their own, by what is said of it."""
+    with contextlib.suppress(WeightsError):
+        return PARTS["identity"] in read_info(SHIPPED)["files"]
+    return False
 
 
 def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_net: bool = False) -> Bundle:
@@ -272,6 +324,11 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     Raises:
         WeightsError: a part is missing, damaged or foreign; the sentence names the file and what to do.
     """
+    with _writing:  # no part is replaced between bundle.json and the last file
+        return _load(name, device, only_f_net)
+
+
+def _load(name: str, device: torch.device | str | None, only_f_net: bool) -> Bundle:
     folder, info = bundle_folder(name), read_info(name)
     files = info["files"]
     unknown = files.keys() - set(PARTS.values())
@@ -295,7 +352,10 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     local = part("local", LocalCenters.load)
     if local is not None:
         local.check(f_net, folder / PARTS["local"])
-    identity = part("identity", lambda path, sha: load_unet(path, sha)[0])
+    identity, general = part("identity", lambda path, sha: load_unet(path, sha)[0]), None
+    if identity is None and not only_f_net:
+        with contextlib.suppress(WeightsError):  # all but `fast` mode works without: `require_identity`
+            identity, general = general_identity()
     instant = part("instant", lambda path, sha: load_instant(path, local, sha)[0])
     gan = part("anogan", AnoGAN.load)
     encoder = part("encoder", Encoder.load)
@@ -310,6 +370,10 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
         limits = {str(method): float(level) for method, level in info.get("limits", {}).items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / 'bundle.json'} is damaged ({error}): restore it.") from error
+    measured = info.get("general_identity")
+    if general is not None and measured is not None and general != measured:
+        _forget(scales, *DRAWS["identity"])  # it is another one than they were measured with
+        _forget(limits, *DRAWS["identity"])
     for key, net, who in (("anogan", gan, "AnoGAN"), ("decoder", decoder, "the decoder")):
         if net is not None and net.size != size:
             raise WeightsError(
@@ -335,6 +399,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
         scales=scales,
         limits=limits,
         info=rest,
+        general_identity=general,
     )
 
 
@@ -361,68 +426,90 @@ def save_part(
     meta: Mapping[str, Any] | None = None,
     scales: Mapping[str, float] | None = None,
     limits: Mapping[str, float] | None = None,
+    without: Sequence[str] = (),
     **info: Any,
 ) -> Path:
-    """Adds parts to a bundle, or replaces them, and writes bundle.json last.
+    """Adds parts to a bundle, or replaces them: all of it or, after a kill, nothing.
 
     A new F takes away what was made from the old one (both kinds of C, the instant U-Net, the decoder, scales
     and limits), and where it is for another normal class, data set or size, AnoGAN too. New local centres
-    take away the instant U-Net that was trained with the old ones, and a new AnoGAN its encoder.
+    take away the instant U-Net that was trained with the old ones, and a new AnoGAN its encoder. What draws a
+    method's maps takes away their scales and limits.
 
     Args:
         instant: trained with the local centres that are saved with it or are there.
         meta: provenance of the F or the U-Net that is saved (C and the rivals carry their own).
         scales: maps' scales, added to those there are; `limits` likewise.
+        without: parts to take away.
         info: further fields of bundle.json; `size` is needed for a new bundle.
     """
     folder = bundle_folder(name)
     with _writing:
         path = folder / "bundle.json"
         now = read_info(name) if path.is_file() else {"format": 1, "files": {}, "scales": {}}
-        files = now["files"]
+        check_size((now | info).get("size"))
+        files, dropped = now["files"], set()
+        for file in PARTS.values():
+            clear_abandoned(folder / file)
 
         def drop(*parts: str) -> None:
             for part in parts:
-                files.pop(PARTS[part], None)
-                (folder / PARTS[part]).unlink(missing_ok=True)
+                if files.pop(PARTS[part], None) is not None:
+                    dropped.add(PARTS[part])
+                forget(part)
 
+        def forget(part: str) -> None:
+            for kind in ("scales", "limits"):
+                _forget(now.get(kind, {}), *DRAWS.get(part, ()))
+
+        def stage(part: str, save: Callable[[Path], str]) -> None:
+            forget(part)
+            files[PARTS[part]] = save(staged(folder / PARTS[part]))
+
+        drop(*without)
+        if info.get("general_identity") not in (None, now.get("general_identity")):
+            forget("identity")
         if f_net is not None:
             drop("center", "local", "instant", "decoder")
             if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
                 drop("anogan", "encoder")
             now["scales"], now["limits"] = {}, {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
-            files[PARTS["f_net"]] = save_weights(folder / PARTS["f_net"], "f_net", f_net.state(), described)
+            stage("f_net", lambda path: save_weights(path, "f_net", f_net.state(), described))
         if center is not None:
-            files[PARTS["center"]] = center.save(folder / PARTS["center"])
+            stage("center", center.save)
         if local is not None:
             drop("instant")
             kept = {"fast", "article", *RIVALS}  # their maps know nothing of local centres
             for kind in ("scales", "limits"):
                 now[kind] = {k: v for k, v in now.get(kind, {}).items() if k in kept}
-            files[PARTS["local"]] = local.save(folder / PARTS["local"])
+            stage("local", local.save)
         if instant is not None:
-            local = local or LocalCenters.load(folder / PARTS["local"], files.get(PARTS["local"]))
-            files[PARTS["instant"]] = save_instant(
-                folder / PARTS["instant"], instant, local, dict(meta or {})
-            )
+            trained_with = local or LocalCenters.load(folder / PARTS["local"], files.get(PARTS["local"]))
+            stage("instant", lambda path: save_instant(path, instant, trained_with, dict(meta or {})))
         if identity is not None:
-            files[PARTS["identity"]] = save_unet(folder / PARTS["identity"], identity, dict(meta or {}))
+            now.pop("general_identity", None)
+            stage("identity", lambda path: save_unet(path, identity, dict(meta or {})))
         if anogan is not None:
             drop("encoder")
-            for kind in ("scales", "limits"):
-                now.get(kind, {}).pop("f-anogan", None)
-            files[PARTS["anogan"]] = anogan.save(folder / PARTS["anogan"])
+            stage("anogan", anogan.save)
         if encoder is not None:
-            files[PARTS["encoder"]] = encoder.save(folder / PARTS["encoder"])
+            stage("encoder", encoder.save)
         if decoder is not None:
-            files[PARTS["decoder"]] = decoder.save(folder / PARTS["decoder"])
+            stage("decoder", decoder.save)
         now["scales"] = now.get("scales", {}) | dict(scales or {})
         now["limits"] = now.get("limits", {}) | dict(limits or {})
-        now |= info
-        check_size(now.get("size"))
-        write_json(path, now)
+        write_json(path, now | info)
+        settle(folder, files)
+        for file in dropped - files.keys():
+            (folder / file).unlink(missing_ok=True)
     return folder
+
+
+def _forget(levels: dict[str, float], *methods: str) -> None:
+    """Takes the levels of methods' maps out of scales or limits."""
+    for key in [key for key in levels if key.partition(":")[0] in methods]:
+        del levels[key]
 
 
 def delete_bundle(name: str) -> None:
@@ -439,13 +526,6 @@ def delete_bundle(name: str) -> None:
             raise WeightsError(f"There is no bundle '{name}' to delete in {folder.parent}.")
         (folder / "bundle.json").unlink()  # first: what an interruption leaves behind is no bundle
         shutil.rmtree(folder)
-
-
-def copy_identity(name: str, source: str = SHIPPED) -> None:
-    """Gives a bundle the general identity U-Net of another, byte for byte."""
-    taken = bundle_folder(source) / PARTS["identity"]
-    net, meta = load_unet(taken, read_info(source)["files"].get(PARTS["identity"]))
-    save_part(name, identity=net, meta=meta)
 
 
 def copy_f_net(name: str, source: str = SHIPPED, **info: Any) -> None:

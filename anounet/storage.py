@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
 import os
 import platform
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,7 +24,9 @@ from torch import Tensor
 from anounet import __version__
 
 MAX_WEIGHTS_BYTES = 200 * 2**20
+ABANDONED = 600  # seconds without a change, after which a temporary file's writer must be dead
 _FORMAT = "anounet-weights-1"
+_TEMPORARY = ".tmp"
 
 
 class WeightsError(ValueError):
@@ -32,7 +36,7 @@ class WeightsError(ValueError):
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes data under a temporary name, flushes it to the disk and renames it: never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -44,6 +48,44 @@ def write_atomic(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def _temporaries(path: Path) -> list[Path]:
+    """Files that `write_atomic` writes `path` under, now or before it was killed."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY}"))
+
+
+def clear_abandoned(path: Path) -> None:
+    """Deletes what killed writers of a file left long ago: nobody else would."""
+    for temporary in (staged(path), *_temporaries(path)):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - temporary.stat().st_mtime > ABANDONED:
+                temporary.unlink()
+
+
+def discard(path: Path) -> None:
+    """Deletes a file that only this process writes, if it is there, and what its killed writers left."""
+    for file in (path, *_temporaries(path)):
+        file.unlink(missing_ok=True)
+
+
+def staged(path: Path) -> Path:
+    """Where a file's next version waits, until the file that lists it says so: see `settle`."""
+    return path.with_name(f".{path.name}.new")
+
+
+def settle(folder: Path, files: Mapping[str, str]) -> None:
+    """Puts staged files into their places: those that a list of names and SHA-256 now names.
+
+    Files that belong together change at once: each is staged, then the file that lists them is written, then
+    they are put into their places. A kill at any point leaves all old or all new ones, since whoever
+    reads the list ends here what was begun.
+    """
+    for name, sha256 in files.items():
+        waiting = staged(folder / name)
+        with contextlib.suppress(FileNotFoundError):  # another reader was quicker
+            if waiting.is_file() and file_sha256(waiting) == sha256:
+                os.replace(waiting, folder / name)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -109,6 +151,7 @@ def save_weights(path: Path, kind: str, state: Mapping[str, Tensor], meta: Mappi
     }
     buffer = io.BytesIO()
     torch.save(payload, buffer)
+    clear_abandoned(path)
     write_atomic(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -143,6 +186,7 @@ def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Saves what a training goes on from (tensors as they are, numbers, strings), whole or not at all."""
     buffer = io.BytesIO()
     torch.save(dict(checkpoint), buffer)
+    clear_abandoned(path)
     write_atomic(path, buffer.getvalue())
 
 

@@ -198,7 +198,8 @@ def _parts(
 ) -> tuple[Center | LocalCenters, ano_unet.Settings, UNet | None]:
     """C, the settings and the U-Net to start from, as `reconstruct` takes them; says what is missing."""
     center = bundle.require_local() if settings.center == "local" else bundle.require_center()
-    start = bundle.require_instant() if settings.mode == "instant" else bundle.identity
+    starts = {"instant": bundle.require_instant, "fast": bundle.require_identity}
+    start = starts[settings.mode]() if settings.mode in starts else None
     return center, settings, start
 
 

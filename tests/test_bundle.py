@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,14 +26,13 @@ from anounet.bundle import (
     bundle_folder,
     bundle_names,
     copy_f_net,
-    copy_identity,
     delete_bundle,
     load_bundle,
     read_info,
     save_part,
     verify,
 )
-from anounet.storage import WeightsError, file_sha256, write_json
+from anounet.storage import WeightsError, write_json
 from anounet.visualization import drain, visualize, visualize_anogan, visualize_many, visualize_rival
 
 
@@ -151,7 +155,7 @@ def test_a_new_gan_drops_its_encoder(weights: Path) -> None:
     changed = load_bundle("tiny", "cpu")
     assert changed.encoder is None and changed.rivals == ("anogan", "decoder")
     assert "f-anogan" not in changed.scales and not (weights / "tiny" / PARTS["encoder"]).exists()
-    with pytest.raises(WeightsError, match=r"'tiny' has no encoder for f-AnoGAN yet: .*train-anogan --enc"):
+    with pytest.raises(WeightsError, match=r"'tiny' has no encoder for f-AnoGAN yet: .*train-encoder --bun"):
         drain(visualize_rival("f-anogan", tiny.images(1), changed))
 
 
@@ -229,7 +233,7 @@ def test_what_is_missing_is_said_with_what_to_do(weights: Path) -> None:
     with pytest.raises(WeightsError, match=r"'young' has no instant U-Net yet: .*train-instant --bundle you"):
         list(visualize_many(x, half, half.settings("instant")))
     save_part("young", center=tiny.center(young.f_net))
-    with pytest.raises(ValueError, match="this bundle has none: run train-unet"):
+    with pytest.raises(ValueError, match=r"none of its own, and the general one.*train-unet --bundle young"):
         drain(visualize(x[0], load_bundle("young", "cpu")))
 
 
@@ -265,6 +269,50 @@ def test_new_local_centres_drop_the_net_of_the_old_ones(weights: Path) -> None:
     assert changed.rivals == tuple(RIVALS)  # they know nothing of local centres
 
 
+class Killed(BaseException):
+    """In place of a signal that no program hears."""
+
+
+@pytest.mark.parametrize("what", ["f_net", "local", "anogan"])
+def test_a_kill_while_parts_are_saved_leaves_the_old_ones_or_the_new(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    old = load_bundle("tiny", "cpu")
+    if what == "f_net":
+        parts = {"f_net": tiny.f_net(1), "center": tiny.center(tiny.f_net(1))}
+    elif what == "local":
+        local = tiny.tiny_local_centers(old.f_net, 10)
+        parts = {"local": local, "instant": tiny.tiny_instant(old.f_net, local)}
+    else:
+        gan = tiny.anogan()
+        gan.generator.project.bias.add_(0.5)
+        parts = {"anogan": gan, "encoder": tiny.encoder(gan)}
+    replaced, unlinked, calls, found = os.replace, os.unlink, 0, []
+
+    def counted(change: Callable[..., None], *arguments: object, **names: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > left:
+            raise Killed
+        change(*arguments, **names)
+
+    for left in range(30):  # so many changes of the disk, and then a kill
+        shutil.copytree(weights / "tiny", weights / "killed")
+        calls = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", partial(counted, replaced))
+            patch.setattr(os, "unlink", partial(counted, unlinked))
+            with contextlib.suppress(Killed):
+                save_part("killed", **parts)
+        opened = load_bundle("killed", "cpu")  # every file is the one that is named, and fits the others
+        assert all(verify("killed").values()) and opened.rivals
+        found.append(getattr(opened, what).fingerprint == parts[what].fingerprint)
+        shutil.rmtree(weights / "killed")
+        if calls <= left:
+            break
+    assert calls == left and len(found) > 4 and found == sorted(found) and found[0] != found[-1]
+
+
 def test_copy_f_net_keeps_what_was_made_from_it(weights: Path) -> None:
     save_part(SHIPPED, f_net=tiny.f_net(), meta={"origin": "here"}, size=32)
     same = {"size": 32, "data": "textures", "normal": "streaks"}
@@ -287,18 +335,6 @@ def test_a_new_bundle_needs_a_size(weights: Path) -> None:
     assert bundle_names() == ["tiny"]
 
 
-def test_copy_identity(weights: Path) -> None:
-    save_part(SHIPPED, f_net=tiny.f_net(), identity=tiny.identity(), meta={"origin": "here"}, size=32)
-    save_part("young", f_net=tiny.f_net(), size=32)
-    copy_identity("young")
-    source, copy = weights / SHIPPED / PARTS["identity"], weights / "young" / PARTS["identity"]
-    assert read_info("young")["files"][PARTS["identity"]] == file_sha256(copy)
-    taken, wanted = (load_bundle(name, "cpu").identity.state_dict() for name in ("young", SHIPPED))
-    assert all(torch.equal(taken[name], wanted[name]) for name in wanted)
-    assert source.is_file()
-    assert bundle_names() == [SHIPPED, "tiny", "young"]  # the shipped one first
-
-
 def test_a_bundle_can_be_deleted_and_the_shipped_one_can_not(weights: Path) -> None:
     save_part(SHIPPED, f_net=tiny.f_net(), size=32)
     delete_bundle("tiny")
@@ -312,14 +348,6 @@ def test_a_bundle_can_be_deleted_and_the_shipped_one_can_not(weights: Path) -> N
         with pytest.raises(WeightsError, match=sentence):
             delete_bundle(name)
     assert all(verify(SHIPPED).values())
-
-
-def test_copy_identity_from_nowhere(weights: Path) -> None:
-    with pytest.raises(WeightsError):
-        copy_identity("tiny", "absent")
-    save_part("young", f_net=tiny.f_net(), size=32)
-    with pytest.raises(WeightsError, match=r"unet_identity\.pt is missing"):
-        copy_identity("tiny", "young")
 
 
 # --- settings and scales -----------------------------------------------------------------------------

@@ -17,13 +17,18 @@ from anounet import storage
 from anounet.storage import (
     WeightsError,
     check_state,
+    discard,
     file_sha256,
     fingerprint,
+    load_checkpoint,
     load_state_file,
     load_weights,
     provenance,
     rounded,
+    save_checkpoint,
     save_weights,
+    settle,
+    staged,
     write_atomic,
     write_json,
 )
@@ -48,6 +53,39 @@ def refused(path: Path, words: str, load: Callable[[], Any] | None = None) -> No
 
 
 # --- writing -----------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_writer_left_is_cleared_away_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "net.progress", tmp_path / "internet.progress"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: os._exit(0))  # no handler of errors runs
+        for name in (path, path, other):
+            if os.fork() == 0:
+                write_atomic(name, b"half")
+            os.wait()
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert len(left) == 3 and all(name.startswith(".") for name in left)
+    save_checkpoint(path, {"step": 1})
+    assert len(list(tmp_path.iterdir())) == 4  # its writer may be alive
+    old = next(tmp_path.glob(".net.progress.*"))
+    os.utime(old, (0, 0))
+    save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path) == {"step": 2} and not old.exists()
+    discard(path)
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith(".internet.progress.")
+
+
+def test_staged_files_come_into_their_places_where_a_list_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "part.pt"
+    path.write_bytes(b"old")
+    staged(path).write_bytes(b"new")
+    settle(tmp_path, {"part.pt": file_sha256(path)})
+    assert path.read_bytes() == b"old" and staged(path).exists()
+    settle(tmp_path, {"part.pt": file_sha256(staged(path)), "other.pt": "0"})
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_is_written_with_its_folders_and_readable_by_all(tmp_path: Path) -> None:
