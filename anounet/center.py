@@ -156,6 +156,6 @@ def compute_center(
             quantile=quantile,
             held_back=tuple(sorted(round(score, 6) for score in scores)),
             count=len(fit),
-            meta=provenance(**(facts or {}), held_back_share=held_back, seed=seed),
+            meta=provenance(**(facts or {}) | {"held_back_share": held_back, "seed": seed}),
         ),
     )

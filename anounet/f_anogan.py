@@ -118,7 +118,7 @@ class Encoder(nn.Module):
             net = cls(settings, size, latent, gan, **meta)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(
-                f"{path} is no encoder of this program: train it anew (train-anogan --encoder)."
+                f"{path} is no encoder of this program: train it anew (train-encoder)."
             ) from error
         check_state(path, state, _floats(net))
         net.load_state_dict(state, strict=False)

@@ -13,9 +13,8 @@ It is made in one of two ways:
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
-from anounet.training import TrainingStep, as_images, check_loss, shuffled_batches, steps_in_all
+from anounet.training import TrainingStep, adam_steps, as_images, images_sha256
 from anounet.unet import UNet
 
 STARTS = ("skip", "trained")
@@ -45,6 +44,8 @@ class UNetSettings:
         if self.start not in STARTS:
             raise ValueError(f"Unknown start {self.start!r} of the U-Net: choose one of {', '.join(STARTS)}.")
         for name, value, low, high in (
+            ("width", self.width, 8, 128),
+            ("depth", self.depth, 2, 5),
             ("number of steps", self.steps, 1, 1_000_000),
             ("batch", self.batch, 2, 1024),
             ("learning rate", self.learning_rate, 1e-7, 1.0),
@@ -54,20 +55,32 @@ class UNetSettings:
 
 
 def make_identity(
-    images: Tensor, settings: UNetSettings, device: torch.device | str = "cpu", *, samples_every: int = 100
+    images: Tensor,
+    settings: UNetSettings,
+    device: torch.device | str = "cpu",
+    *,
+    resume: Mapping[str, Any] | None = None,
+    samples_every: int = 100,
 ) -> Iterator[TrainingStep]:
     """Makes G(x) = x and measures how well it holds.
 
     Args:
         images: (N, 3, H, W) uint8, of every kind.
+        resume: the last `checkpoint` of a training with the same settings and images, to go on from.
+        samples_every: every how many steps of a training a TrainingStep carries 8 images as G redraws them.
 
     Yields:
-        TrainingSteps with `L_R` = mean abs(x − G(x)); the last carries the UNet.
+        TrainingSteps with `L_R` = mean abs(x − G(x)); every 200th of a training carries a checkpoint, and the
+        last the UNet.
+
+    Raises:
+        TrainingError: the loss stopped being a number; the step is named.
+        ValueError: the checkpoint is of another training.
     """
     device = torch.device(device)
     generator = torch.Generator().manual_seed(settings.seed)
     if settings.start == "trained":
-        yield from _train(images, settings, device, samples_every, generator)
+        yield from _train(images, settings, device, generator, resume, samples_every)
         return
     net = frozen(UNet.identity(settings.width, settings.depth, generator)).to(device)
     x = as_images(images[: settings.batch], device)
@@ -80,32 +93,38 @@ def _train(
     images: Tensor,
     settings: UNetSettings,
     device: torch.device,
-    samples_every: int,
     generator: torch.Generator,
+    resume: Mapping[str, Any] | None,
+    samples_every: int,
 ) -> Iterator[TrainingStep]:
     """Trains a net without an image skip by L_R, on images of which some are in negative or other colours."""
     net = UNet.fresh(settings.width, settings.depth, "group", generator).to(device).train()
-    optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: 0.5 * (1 + math.cos(math.pi * done / settings.steps))
-    )
-    epochs = -(-settings.steps // steps_in_all(len(images), settings.batch, 1))
-    batches = shuffled_batches(len(images), settings.batch, epochs, settings.seed)
-    for step, (_, indices) in zip(range(1, settings.steps + 1), batches, strict=False):
-        x = as_images(images[indices], device)
+
+    def loss(chosen: Tensor) -> Tensor:
+        x = as_images(images[chosen], device)
         kind = torch.randint(4, (len(x), 1, 1, 1), generator=generator).to(device)
         x = torch.where(kind == 1, 1 - x, torch.where(kind == 2, x.flip(1), x))
         x = x.contiguous(memory_format=torch.channels_last)
-        y = net(x)
-        loss = (x - y).abs().mean()
-        value = check_loss(loss, step, "U-Net")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        last = step == settings.steps
-        samples = y[:8].detach().cpu() if last or step % samples_every == 0 else None
-        yield TrainingStep(step, settings.steps, {"L_R": value}, frozen(net) if last else None, samples)
+        return (x - net(x)).abs().mean()
+
+    @torch.no_grad()
+    def samples() -> Tensor:
+        return net(as_images(images[:8], device)).cpu()  # its norms are the same in training
+
+    yield from adam_steps(
+        net,
+        loss,
+        len(images),
+        settings,
+        generator,
+        what="U-Net",
+        metric="L_R",
+        described=asdict(settings) | {"images": images_sha256(images)},
+        finish=lambda: frozen(net),
+        samples=samples,
+        samples_every=samples_every,
+        resume=resume,
+    )
 
 
 def frozen(net: UNet) -> UNet:

@@ -295,7 +295,8 @@ def compute_local_centers(
     distances = torch.cat([bare.distance(v.float().T.reshape(1, -1, side, 1)).flatten() for v in kept])
     percentiles = torch.quantile(_thinned(distances), torch.linspace(0, 1, 101)).tolist()
     tau = float(torch.quantile(_thinned(distances), settings.quantile))
-    facts = provenance(**(facts or {}), held_back_share=held_back, seed=settings.seed, channels=channels)
+    made = {"held_back_share": held_back, "seed": settings.seed, "channels": channels}
+    facts = provenance(**(facts or {}) | made)
     done = vars_of(bare) | {"tau": tau, "held_back": tuple(percentiles), "meta": facts}
     yield LocalCentersProgress(total, total, LocalCenters(**done))
 

@@ -482,7 +482,7 @@ def test_the_same_call_goes_on_where_a_training_was_cut_off(made: Path, start: P
     assert load_bundle("f", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
     _, meta = load_weights(made / "f" / "f_net.pt", "f_net")
     assert meta["starting_weights"] == "local file start.pth"
-    assert not (made / "f" / prepare.F_NET_CHECKPOINT).exists() and prepare.begun_f_net("f") is None
+    assert not (made / "f" / prepare.CHECKPOINTS["f_net"]).exists() and prepare.begun_f_net("f") is None
 
 
 def test_a_training_that_was_cut_off_can_go_on_without_its_start(made: Path, start: Path) -> None:
@@ -520,13 +520,13 @@ def test_a_training_of_something_else_starts_anew_and_says_so(made: Path, start:
     elif change == "fresh":
         changes["resume"] = False
     else:
-        (made / "f" / prepare.F_NET_CHECKPOINT).write_bytes(b"damaged")
+        (made / "f" / prepare.CHECKPOINTS["f_net"]).write_bytes(b"damaged")
     run = list(stages(start, **changes))
     notes = [note for stage in run for note in stage.notes]
     assert [s.done for s in run if not s.notes] == list(range(1, 10))
     said = ["a training of F with other data or settings was cut off at step 4: starts anew"]
     assert notes == ([] if change in ("fresh", "damaged") else said)
-    assert not (made / "f" / prepare.F_NET_CHECKPOINT).exists()
+    assert not (made / "f" / prepare.CHECKPOINTS["f_net"]).exists()
 
 
 @pytest.mark.parametrize("change", ["nothing", "settings", "start", "epoch"])
@@ -534,7 +534,7 @@ def test_a_finished_f_is_kept_where_that_is_asked_for(made: Path, start: Path, c
     settings = SHORT
     if change == "epoch":
         cut_off(start)
-        (made / "f" / prepare.F_NET_CHECKPOINT).unlink()  # what is there is the F of an epoch before the last
+        (made / "f" / prepare.CHECKPOINTS["f_net"]).unlink()  # what is left is the F of an early epoch
     else:
         list(stages(start))
     if change == "settings":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,10 +18,9 @@ from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part, verify
 from anounet.datasets import DataError
+from anounet.identity import UNetSettings
 from anounet.prepare import (
-    ANOGAN_CHECKPOINT,
-    CHECKPOINT,
-    DECODER_CHECKPOINT,
+    CHECKPOINTS,
     DataChoice,
     Plan,
     Stage,
@@ -28,16 +28,19 @@ from anounet.prepare import (
     make_anogan,
     make_centers,
     make_decoder,
+    make_encoder,
+    make_identity,
     make_instant,
     read_normals,
+    rivals,
     unets,
 )
-from anounet.storage import load_checkpoint, load_weights
+from anounet.storage import fingerprint, load_checkpoint, load_weights
 from anounet.training import TrainingError
 from anounet.visualization import visualize_many
 
 STEPS = replace(tiny.INSTANT, steps=6)
-PARTS_MADE = {PARTS[part] for part in ("f_net", "center", "local", "identity", "instant")}
+PARTS_MADE = {PARTS[part] for part in ("f_net", "center", "local", "instant")}
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +102,7 @@ def test_a_folder_of_images_becomes_a_bundle(home: Path, folder: Path) -> None:
     assert made.f_net.fingerprint == tiny.f_net().fingerprint
     assert made.mode == "instant" and made.info["normal"] == "parts" and made.size == 32
     assert made.center.count + len(made.center.held_back) == 16  # 17 files, one of them damaged
-    assert not (made.folder / CHECKPOINT).exists()
+    assert not (made.folder / CHECKPOINTS["instant"]).exists()
     assert made.info["seconds_to_prepare"] >= 0
     x = torch.cat([tiny.images(3), tiny.defective(2)])
     for mode, center in (("instant", "local"), ("fast", "global"), ("fast", "local")):
@@ -126,7 +129,7 @@ def test_every_map_gets_a_scale_and_a_limit(home: Path, folder: Path) -> None:
 def test_the_threshold_of_instant_mode_lets_held_back_normals_pass(home: Path, folder: Path) -> None:
     list(run(plan(folder)))
     made = load_bundle("made", "cpu")
-    normals = prepare.held_back_normals(plan(folder).choice, 200, made.center)
+    normals = prepare.held_back_normals(plan(folder).choice, 200, made.center.meta)
     results = list(visualize_many(iter(normals), made))
     assert len(results) >= 3 and sum(result.anomalous for result in results) <= 1
 
@@ -144,7 +147,7 @@ def test_g_is_trained_on_none_of_the_images_that_set_thresholds(
     # The bundle does not say its seed: who trains G once more names another.
     list(make_instant("made", replace(choice, seed=0), STEPS, "cpu"))
     made = load_bundle("made", "cpu")
-    held = prepare.held_back_normals(replace(choice, seed=0), 200, made.center)
+    held = prepare.held_back_normals(replace(choice, seed=0), 200, made.center.meta)
     as_bytes = {image.numpy().tobytes() for image in held.mul(255).round().to(torch.uint8)}
     normals = read_normals(choice)
     assert as_bytes == {normals.pixels[i].numpy().tobytes() for i in normals.held}
@@ -154,13 +157,39 @@ def test_g_is_trained_on_none_of_the_images_that_set_thresholds(
         assert not as_bytes & {image.numpy().tobytes() for image in images}
 
 
+@pytest.mark.parametrize("rival", ["anogan", "encoder", "decoder"])
+def test_a_rival_is_trained_on_none_of_the_images_that_set_its_level(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, rival: str
+) -> None:
+    learned, measured, train = [], [], getattr(rivals, f"train_{rival}")
+    results = levels._results
+    monkeypatch.setattr(
+        rivals, f"train_{rival}", lambda images, **b: learned.append(images) or train(images, **b)
+    )
+    monkeypatch.setattr(levels, "_results", lambda *a: measured.append(a) or results(*a))
+    settings = {"anogan": tiny.GAN, "encoder": tiny.ENCODER, "decoder": tiny.DECODER}
+    method = "f-anogan" if rival == "encoder" else rival
+    # Another seed and number than C's: a rival's level is measured on the images held back from it.
+    choice = replace(plan(folder).choice, count=10, seed=3)
+    save_part("made", f_net=tiny.f_net(), size=32)
+    for part in ("anogan", "encoder") if rival == "encoder" else (rival,):
+        make = {"anogan": make_anogan, "encoder": make_encoder, "decoder": make_decoder}[part]
+        list(make("made", choice, settings[part], "cpu"))
+    list(make_centers("made", replace(choice, count=16, seed=0), tiny.PATCHES, "cpu"))
+    list(prepare.make_scales("made", choice, "cpu", {method: 50}))
+    known = {image.numpy().tobytes() for image in learned[0]}
+    (_, _, images), *_ = measured
+    assert len(images) >= 2 and len(known) == len(learned[0]) >= 8
+    assert not known & {image.mul(255).round().to(torch.uint8).numpy().tobytes() for image in images}
+
+
 def test_an_interrupted_preparation_leaves_a_bundle_and_goes_on(home: Path, folder: Path) -> None:
     whole = list(run(plan(folder), "whole"))
     until(run(plan(folder)), "instant U-Net", 5)
     kept = load_bundle("made", "cpu")
     assert kept.mode == "instant"
     assert next(iter(visualize_many(tiny.images(1), kept))).y is not None
-    assert load_checkpoint(kept.folder / CHECKPOINT)["checkpoint"]["step"] == 4
+    assert load_checkpoint(kept.folder / CHECKPOINTS["instant"])["checkpoint"]["step"] == 4
 
     rest = list(run(plan(folder)))
     assert [s.done for s in rest if s.name == "instant U-Net"] == [5, 6]
@@ -168,7 +197,7 @@ def test_an_interrupted_preparation_leaves_a_bundle_and_goes_on(home: Path, fold
     state = wanted.instant.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in made.instant.state_dict().items())
     assert dict(made.scales) == pytest.approx(dict(wanted.scales), rel=1e-3)
-    assert not (made.folder / CHECKPOINT).exists()
+    assert not (made.folder / CHECKPOINTS["instant"]).exists()
     assert len([s for s in whole if s.name == "instant U-Net"]) == 6
 
 
@@ -180,7 +209,7 @@ def test_a_decoder_cut_off_goes_on_where_its_training_is_the_same(
     settings = tiny.DECODER
     list(run(plan(folder, instant=None, decoder=settings), "whole"))
     until(run(plan(folder, instant=None, decoder=settings)), "decoder", 4)
-    path = home / "made" / DECODER_CHECKPOINT
+    path = home / "made" / CHECKPOINTS["decoder"]
     assert load_checkpoint(path)["checkpoint"]["step"] == 4
     if change == "settings":
         settings = replace(settings, learning_rate=1e-4)
@@ -204,7 +233,7 @@ def test_anogan_cut_off_goes_on_where_its_training_is_the_same(
     save_part("made", f_net=tiny.f_net(), size=32)
     stages = make_anogan("made", choice, settings, "cpu")
     until(stages, "AnoGAN", 4)
-    path = home / "made" / ANOGAN_CHECKPOINT
+    path = home / "made" / CHECKPOINTS["anogan"]
     assert load_checkpoint(path)["checkpoint"]["step"] == 4
     if change == "settings":
         settings = replace(settings, noise=0.0)
@@ -214,9 +243,91 @@ def test_anogan_cut_off_goes_on_where_its_training_is_the_same(
     assert [s.done for s in rest] == ([5] if change == "nothing" else [1, 2, 3, 4, 5])
     said = [note for stage in rest for note in stage.notes]
     assert len(said) == (change in ("settings", "images"))
-    assert all("anogan.progress is of a training with other settings or images" in note for note in said)
+    assert all(
+        "anogan.progress is of a training with other settings or images: starts anew" in note for note in said
+    )
     assert not path.exists()
     assert load_bundle("made", "cpu").anogan.meta["curves"]["step"] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("change", ["nothing", "settings", "gan", "images"])
+def test_every_part_is_kept_where_the_same_preparation_was_cut_off_later(
+    home: Path, folder: Path, change: str
+) -> None:
+    trained = UNetSettings(start="trained", width=8, depth=3, steps=2, batch=4)
+    parts = {"anogan": tiny.GAN, "encoder": tiny.ENCODER, "decoder": tiny.DECODER, "identity": trained}
+    until(run(plan(folder, **parts)), "scales", 1)
+    before = read_info("made")["files"]
+    if change == "settings":
+        parts = {part: replace(settings, learning_rate=3e-4) for part, settings in parts.items()}
+    elif change == "gan":
+        parts["anogan"] = replace(tiny.GAN, noise=0.0)
+    elif change == "images":
+        Image.fromarray(tiny.pixels(17)[-1].permute(1, 2, 0).numpy()).save(folder / "17.png")
+    stages = list(run(plan(folder, **parts)))
+    steps = {"AnoGAN": 3, "encoder": 5, "decoder": 5, "identity U-Net": 2}
+    again = {name for name in steps if len([s for s in stages if s.name == name]) > 1}
+    wanted = {"nothing": set(), "settings": set(steps), "gan": {"AnoGAN", "encoder"}, "images": set(steps)}
+    assert again == wanted[change]
+    assert all([s.done for s in stages if s.name == name][-1] == steps[name] for name in steps)
+    if change == "nothing":
+        after = read_info("made")["files"]
+        assert {f for f in before if before[f] != after[f]} <= {PARTS["center"]}
+    made = load_bundle("made", "cpu")
+    assert made.rivals == tuple(RIVALS) and made.scales.keys() >= {*RIVALS, "instant", "fast"}
+
+
+@pytest.mark.parametrize("change", ["nothing", "settings", "images"])
+def test_an_identity_net_cut_off_goes_on_where_its_training_is_the_same(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    choice, settings = plan(folder).choice, UNetSettings(start="trained", width=8, depth=3, steps=5, batch=4)
+    save_part("made", f_net=tiny.f_net(), size=32)
+    until(make_identity("made", choice, settings, "cpu"), "identity U-Net", 4)
+    if change == "settings":
+        settings = replace(settings, learning_rate=1e-4)
+    elif change == "images":
+        (folder / "01.png").unlink()
+    rest = list(make_identity("made", choice, settings, "cpu"))
+    assert [s.done for s in rest] == ([5] if change == "nothing" else [1, 2, 3, 4, 5])
+    assert not (home / "made" / CHECKPOINTS["identity"]).exists()
+
+
+def test_the_general_identity_net_is_shared_and_named_with_the_levels(home: Path, folder: Path) -> None:
+    save_part("made", f_net=tiny.f_net(), identity=tiny.identity(), size=32)  # of old: with a copy
+    list(run(plan(folder)))
+    made = load_bundle("made", "cpu")
+    general = fingerprint(tiny.identity().state_dict())
+    assert (
+        not (made.folder / PARTS["identity"]).exists() and PARTS["identity"] not in read_info("made")["files"]
+    )
+    assert made.general_identity == general == read_info("made")["general_identity"]
+    assert {"fast", "fast-local"} <= made.scales.keys()
+    x = tiny.images(1)
+    assert next(iter(visualize_many(x, made, made.settings("fast")))).y is not None
+
+    changed = tiny.identity()
+    changed.head.bias.data += 0.1
+    save_part(SHIPPED, identity=changed)  # the levels of `fast` mode are of the one before
+    other = load_bundle("made", "cpu")
+    assert other.general_identity != general
+    assert not [key for key in (*other.scales, *other.limits) if key.startswith("fast")]
+    assert other.scales["instant"] == made.scales["instant"]
+    list(prepare.make_scales("made", plan(folder).choice, "cpu", {"fast": 3}))
+    again = load_bundle("made", "cpu")
+    assert "fast" in again.scales and "fast-local" not in again.scales  # of both the old ones went
+    assert read_info("made")["general_identity"] == again.general_identity == other.general_identity
+
+    shutil.rmtree(home / SHIPPED)  # a copy alone, on another machine
+    alone = load_bundle("made", "cpu")
+    assert alone.mode == "instant" and next(iter(visualize_many(x, alone))).y is not None
+    with pytest.raises(ValueError, match=rf"'made' has none of its own.*'{SHIPPED}', is missing.*train-unet"):
+        list(visualize_many(x, alone, alone.settings("fast")))
+    list(make_identity("made", plan(folder).choice, UNetSettings(width=8, depth=3), "cpu"))
+    own = load_bundle("made", "cpu")
+    assert own.identity is not None and own.general_identity is None
+    assert "general_identity" not in read_info("made") and "fast" not in own.scales
 
 
 @pytest.mark.parametrize("change", ["nothing", "settings", "images", "command", "ended"])
@@ -263,9 +374,19 @@ def test_c_and_g_are_made_from_as_many_images_as_were_asked_for(home: Path, fold
     for count, wanted in ((6, 6), (1000, 8)):
         list(make_instant("made", replace(choice, count=count), STEPS, "cpu"))
         assert trained_on() == wanted
-    held = prepare.held_back_normals(replace(choice, count=1000), 200, made.local)
+    held = prepare.held_back_normals(replace(choice, count=1000), 200, made.local.meta)
     normals = read_normals(choice)
     assert torch.equal(held, normals.pixels[normals.held].float() / 255)
+
+
+def test_held_back_images_are_the_same_whatever_seed_is_named_later(home: Path, folder: Path) -> None:
+    choice = replace(plan(folder).choice, count=8, seed=5)
+    list(run(plan(folder, choice=choice, instant=None)))
+    made = load_bundle("made", "cpu")
+    normals = read_normals(choice)
+    for seed in (5, 0, 1):  # which 8 of the 16 images, and which of them were held back, the centres say
+        held = prepare.held_back_normals(replace(choice, seed=seed, count=1000), 200, made.local.meta)
+        assert torch.equal(held, normals.pixels[normals.held].float() / 255)
 
 
 def test_too_few_images_to_ask_for_are_refused() -> None:
@@ -284,10 +405,10 @@ def test_a_training_of_something_else_starts_anew(home: Path, folder: Path, chan
     elif change == "images":
         (folder / "01.png").unlink()
     elif change == "damaged":
-        (home / "made" / CHECKPOINT).write_bytes(b"damaged")
+        (home / "made" / CHECKPOINTS["instant"]).write_bytes(b"damaged")
     stages = list(make_instant("made", choice, settings, "cpu", resume=change != "fresh"))
     assert [s.done for s in stages] == [1, 2, 3, 4, 5, 6]
-    assert not (home / "made" / CHECKPOINT).exists()
+    assert not (home / "made" / CHECKPOINTS["instant"]).exists()
 
 
 def test_a_training_that_goes_astray_keeps_the_net_saved_last(

@@ -20,32 +20,22 @@ from anounet.prepare.data import (
     read_normals,
 )
 from anounet.prepare.f_net import (
-    F_NET_CHECKPOINT,
     BegunFNet,
     FNetTraining,
     begun_f_net,
     make_f_net,
     resume_f_net,
 )
-from anounet.prepare.levels import Levels, make_scales, measure_levels
+from anounet.prepare.levels import NORMALS, Levels, make_scales, unmeasured
 from anounet.prepare.plan import Plan, prepare
-from anounet.prepare.rivals import (
-    ANOGAN_CHECKPOINT,
-    DECODER_CHECKPOINT,
-    ENCODER_CHECKPOINT,
-    make_anogan,
-    make_decoder,
-    make_encoder,
-)
-from anounet.prepare.stage import Stage
-from anounet.prepare.unets import CHECKPOINT, make_identity, make_instant
+from anounet.prepare.rivals import RivalSettings, make_anogan, make_decoder, make_encoder
+from anounet.prepare.stage import CHECKPOINTS, Begun, Stage, Training, begun_training
+from anounet.prepare.unets import make_identity, make_instant
 
 __all__ = [
-    "ANOGAN_CHECKPOINT",
-    "CHECKPOINT",
-    "DECODER_CHECKPOINT",
-    "ENCODER_CHECKPOINT",
-    "F_NET_CHECKPOINT",
+    "CHECKPOINTS",
+    "NORMALS",
+    "Begun",
     "BegunFNet",
     "DataChoice",
     "FNetData",
@@ -53,9 +43,12 @@ __all__ = [
     "Levels",
     "Normals",
     "Plan",
+    "RivalSettings",
     "Scores",
     "Stage",
+    "Training",
     "begun_f_net",
+    "begun_training",
     "choice_of",
     "choice_of_preset",
     "describe",
@@ -72,11 +65,11 @@ __all__ = [
     "make_instant",
     "make_local_centers",
     "make_scales",
-    "measure_levels",
     "normal_images",
     "own_settings",
     "prepare",
     "read_normals",
     "resume_f_net",
     "score_split",
+    "unmeasured",
 ]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anounet.center import HELD_BACK, MIN_IMAGES, Center, split_held_back
+from anounet.bundle import Bundle
+from anounet.center import HELD_BACK, MIN_IMAGES, split_held_back
 from anounet.datasets import DataError, ImageSet, choose, open_set
-from anounet.local_centers import LocalCenters
 from anounet.presets import Preset, fitting
 from anounet.training import images_sha256
 
@@ -136,20 +136,41 @@ def read_normals(choice: DataChoice) -> Normals:
         "normal": choice.normal,
         "size": choice.size,
         "limit": choice.count,
+        "seed": choice.seed,
         "data_sha256": images_sha256(pixels),
         "skipped": [name for name, _ in skipped],
     }
     return Normals(pixels, torch.from_numpy(fit), torch.from_numpy(held), tuple(skipped), facts)
 
 
-def held_back_normals(choice: DataChoice, limit: int, center: Center | LocalCenters | None = None) -> Tensor:
-    """Normal images that `center` was *not* computed from, for scales: (n, 3, size, size) in [0, 1]."""
-    made = center.meta if center is not None else {}
-    normals = read_normals(replace(choice, count=made.get("limit", DataChoice.count)))
-    _, held = split_held_back(
-        len(normals.pixels), made.get("held_back_share", HELD_BACK), made.get("seed", choice.seed)
-    )
-    return normals.pixels[choose(held.tolist(), limit, choice.seed)].float() / 255
+def normals_of(choice: DataChoice, made: Mapping[str, Any]) -> Normals:
+    """The normal images that a part was made from, by what it says of them in its `meta`.
+
+    With another seed or number others would be held back, some of which the part has learned from.
+    """
+    used = {"seed": made.get("seed", choice.seed), "count": made.get("limit", DataChoice.count)}
+    return read_normals(replace(choice, **used))
+
+
+def training_images(bundle: Bundle, choice: DataChoice, normals: Normals | None) -> tuple[Normals, Tensor]:
+    """The normal images, and those of them to train on: (N, 3, H, W) uint8, `choice.count` at most.
+
+    The images that set τ or C's threshold are kept apart, whatever seed and number are asked for now.
+    """
+    center = bundle.local or bundle.center
+    normals = normals or normals_of(choice, center.meta if center is not None else {})
+    return normals, normals.pixels[normals.fit[: choice.count]]
+
+
+def held_back_normals(choice: DataChoice, limit: int, made: Mapping[str, Any]) -> Tensor:
+    """Normal images that a part was *not* made from, for scales: (n, 3, size, size) in [0, 1].
+
+    Args:
+        limit: so many at most.
+        made: the part's `meta`.
+    """
+    normals = normals_of(choice, made)
+    return normals.pixels[choose(normals.held.tolist(), limit, choice.seed)].float() / 255
 
 
 @dataclass(frozen=True)

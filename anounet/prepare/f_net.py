@@ -15,17 +15,16 @@ from anounet.datasets import DataError
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet, starting_backbone
 from anounet.metric_learning import FNetSettings, train_f_net
 from anounet.prepare.data import DataChoice, FNetData, describe, f_net_data, own_settings
-from anounet.prepare.stage import Stage
+from anounet.prepare.stage import CHECKPOINTS, Stage
 from anounet.storage import (
     WeightsError,
+    discard,
     file_sha256,
     load_checkpoint,
     load_weights,
     provenance,
     save_checkpoint,
 )
-
-F_NET_CHECKPOINT = "f_net.progress"  # beside the bundle's parts while F trains
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class BegunFNet:
 
 def begun_f_net(name: str) -> BegunFNet | None:
     """The bundle's training of F that was cut off; None where there is none, or none that can go on."""
-    kept = load_checkpoint(bundle_folder(name) / F_NET_CHECKPOINT)
+    kept = load_checkpoint(bundle_folder(name) / CHECKPOINTS["f_net"])
     try:
         values = dict(kept["training"])
         values["choice"] = DataChoice(**values["choice"])
@@ -116,7 +115,7 @@ def make_f_net(
     data = data or f_net_data(choice)
     training = FNetTraining.of(choice, settings, start, data)
     if keep and (steps := _steps_of(name, training)):
-        (bundle_folder(name) / F_NET_CHECKPOINT).unlink(missing_ok=True)
+        discard(bundle_folder(name) / CHECKPOINTS["f_net"])
         yield Stage("f-Net", steps, steps, {})
         return
     begun = begun_f_net(name) if resume else None
@@ -160,7 +159,7 @@ def _f_net_stages(
     backbone: Backbone | None = None,
 ) -> Iterator[Stage]:
     """Trains F from a checkpoint, or from a backbone; saves F and checkpoints as they come."""
-    training, path = begun.training, bundle_folder(name) / F_NET_CHECKPOINT
+    training, path = begun.training, bundle_folder(name) / CHECKPOINTS["f_net"]
     facts = data.facts | {
         "starting_weights": begun.source,
         "start": training.start,
@@ -184,7 +183,7 @@ def _f_net_stages(
             if step.checkpoint is not None:
                 replace(begun, checkpoint=dict(step.checkpoint)).save(path)
             yield Stage("f-Net", step.step, step.total, dict(step.metrics))
-    path.unlink(missing_ok=True)
+    discard(path)
 
 
 def _steps_of(name: str, training: FNetTraining) -> int:

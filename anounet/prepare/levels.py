@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,17 @@ from torch import Tensor
 
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import LIMIT_QUANTILE, scale_from_normals
-from anounet.bundle import RIVALS, Bundle, load_bundle, map_key, save_part
+from anounet.bundle import DRAWS, RIVALS, Bundle, load_bundle, map_key, read_info, save_part
 from anounet.center import THRESHOLD_QUANTILE
 from anounet.prepare.data import DataChoice, held_back_normals
 from anounet.prepare.stage import Stage
 from anounet.visualization import Result, drain, peak, visualize_many, visualize_rival
 
 RIVAL_BATCH = 16  # images that a rival gets at a time
+
+
+# Held-back normal images that levels are measured on; none in `article` mode: most of a minute each on a CPU.
+NORMALS = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "f-anogan": 200, "decoder": 200}
 
 
 @dataclass(frozen=True)
@@ -28,44 +33,70 @@ class Levels:
     limits: dict[str, float]
 
 
-def measure_levels(
-    bundle: Bundle,
-    normals: Tensor,
-    counts: dict[str, int],
-    on_image: Callable[[str, int, int], None] | None = None,
-) -> Levels:
-    """Each method's maps on held-back normals → the level shown as 1, and the one of a reported region.
+def make_scales(
+    name: str, choice: DataChoice, device: torch.device | str, counts: Mapping[str, int] = NORMALS
+) -> Iterator[Stage]:
+    """Measures and saves the levels of methods' maps on held-back normals, one method after the other.
 
     Args:
-        normals: (n, 3, H, W) in [0, 1].
-        counts: method ("instant", "fast", "fast-local", "article", or a rival) → how many normals to use;
-            methods that the bundle lacks parts for are left out.
-        on_image: told (method, done, total).
+        counts: method ("instant", "fast", "fast-local", "article", or a rival) → how many normals to use at
+            most; methods that the bundle lacks parts for are left out.
     """
+    bundle = load_bundle(name, device)
+    counts = {method: count for method, count in counts.items() if count and _can(bundle, method)}
+    done, total = 0, sum(counts.values())
+    normals: dict[tuple[Any, Any], Tensor] = {}
+    yield Stage("scales", 0, total, {})
+    for method, count in counts.items():
+        made = _made(bundle, method)
+        known = made.get("limit"), made.get("seed")
+        if known not in normals:  # most often all parts were made from the same images
+            normals[known] = held_back_normals(choice, max(counts.values()), made)
+        images = normals[known][:count]
+        results = []
+        for result in _results(bundle, method, images):
+            results.append(result)
+            yield Stage("scales", done + len(results), total + len(images) - count, {})
+        levels, facts = _levels(method, results), {}
+        if method in DRAWS["identity"] and bundle.general_identity is not None:
+            facts["general_identity"] = bundle.general_identity  # not in this bundle's files: so it is named
+        save_part(name, scales=levels.scales, limits=levels.limits, **facts)
+        done, total = done + len(images), total + len(images) - count
+
+
+def unmeasured(name: str, *methods: str) -> bool:
+    """Whether a method's levels are missing: what draws its maps is new, and was not measured yet."""
+    scales = read_info(name).get("scales", {})
+    return any(method not in scales for method in methods)
+
+
+def _levels(method: str, results: Sequence[Result]) -> Levels:
+    """A method's maps of normal images → the level shown as 1, and the one of a reported region."""
     scales: dict[str, float] = {}
     limits: dict[str, float] = {}
-    for method, count in counts.items():
-        chosen = normals[:count]
-        if not len(chosen) or not _can(bundle, method):
-            continue
-        results = []
-        for result in _results(bundle, method, chosen):
-            results.append(result)
-            if on_image:
-                on_image(method, len(results), len(chosen))
-        for name in results[0].maps:
-            maps, key = [r.maps[name] for r in results], map_key(method, name)
-            scales[key] = round(scale_from_normals(maps), 6)
-            limits[key] = round(scale_from_normals(maps, LIMIT_QUANTILE), 6)
-        if method in ("instant", "fast-local"):
-            # The score was taken in units of the old scale (or of a stand-in): once more, in the new one.
-            units = {name: scales[map_key(method, name)] for name in results[0].maps}
-            if method == "instant":
-                peaks = [peak(r.maps, units) for r in results]
-            else:
-                peaks = [float(r.maps["distance"].max()) / units["distance"] for r in results]
-            limits[f"{method}:score"] = round(float(np.quantile(peaks, THRESHOLD_QUANTILE)), 6)
+    for name in results[0].maps:
+        maps, key = [r.maps[name] for r in results], map_key(method, name)
+        scales[key] = round(scale_from_normals(maps), 6)
+        limits[key] = round(scale_from_normals(maps, LIMIT_QUANTILE), 6)
+    if method in ("instant", "fast-local"):
+        # The score was taken in units of the old scale (or of a stand-in): once more, in the new one.
+        units = {name: scales[map_key(method, name)] for name in results[0].maps}
+        if method == "instant":
+            peaks = [peak(r.maps, units) for r in results]
+        else:
+            peaks = [float(r.maps["distance"].max()) / units["distance"] for r in results]
+        limits[f"{method}:score"] = round(float(np.quantile(peaks, THRESHOLD_QUANTILE)), 6)
     return Levels(scales, limits)
+
+
+def _made(bundle: Bundle, method: str) -> Mapping[str, Any]:
+    """What a method's part says of the images it was made from: a rival's own, else those of C."""
+    center = bundle.local or bundle.center
+    made = center.meta if center is not None else {}
+    if method in RIVALS:
+        own = getattr(bundle, RIVALS[method][-1]).meta
+        return own if "limit" in own else made
+    return made
 
 
 def _can(bundle: Bundle, method: str) -> bool:
@@ -90,16 +121,3 @@ def _results(bundle: Bundle, method: str, images: Tensor) -> Iterator[Result]:
         if not isinstance(result, Result):
             raise result
         yield result
-
-
-def make_scales(name: str, choice: DataChoice, article: int, device: torch.device | str) -> Iterator[Stage]:
-    """Measures and saves the levels of each method's maps on held-back normals."""
-    bundle = load_bundle(name, device)
-    counts = {"instant": 200, "fast": 16, "fast-local": 16, "anogan": 16, "f-anogan": 200, "decoder": 200}
-    counts["article"] = article
-    normals = held_back_normals(choice, max(counts.values()), bundle.local or bundle.center)
-    for done, (method, count) in enumerate(counts.items()):
-        yield Stage("scales", done, len(counts), {})
-        levels = measure_levels(bundle, normals, {method: count})
-        save_part(name, scales=levels.scales, limits=levels.limits)
-    yield Stage("scales", len(counts), len(counts), {})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from anounet.anogan import AnoGANSettings
-from anounet.bundle import bundle_folder, copy_f_net, copy_identity, read_info, save_part
+from anounet.bundle import bundle_folder, copy_f_net, read_info, save_part
 from anounet.decoder import DecoderSettings, check_side
 from anounet.f_anogan import EncoderSettings
 from anounet.identity import UNetSettings
@@ -20,7 +20,7 @@ from anounet.metric_learning import FNetSettings
 from anounet.prepare.centers import make_centers
 from anounet.prepare.data import DataChoice, describe, own_settings, read_normals
 from anounet.prepare.f_net import make_f_net
-from anounet.prepare.levels import make_scales
+from anounet.prepare.levels import NORMALS, make_scales
 from anounet.prepare.rivals import make_anogan, make_decoder, make_encoder
 from anounet.prepare.stage import Stage
 from anounet.prepare.unets import make_identity, make_instant
@@ -47,8 +47,8 @@ def prepare(
 ) -> Iterator[Stage]:
     """Makes the bundle `name`, saving each part as soon as it is done.
 
-    A training of F, of the instant U-Net or of a rival that was cut off goes on where it was, when all its
-    settings are the same; where the same preparation was cut off later than that, the trained net is kept.
+    A training that was cut off goes on where it was, when its images and settings are the same; where the
+    same preparation was cut off later than that, the trained net is kept.
 
     Args:
         command: what made it, kept in bundle.json.
@@ -67,18 +67,18 @@ def prepare(
         copy_f_net(name, **described)
     yield from make_centers(name, choice, plan.patches, device, normals)
     if plan.identity is not None:
-        yield from make_identity(name, choice, plan.identity, device)
+        yield from make_identity(name, choice, plan.identity, device, keep=cut_off)
     else:
-        copy_identity(name)
-    if plan.instant is not None:
-        yield from make_instant(name, choice, plan.instant, device, normals, keep=cut_off)
-    if plan.anogan is not None:
-        yield from make_anogan(name, choice, plan.anogan, device)
-    if plan.encoder is not None:
-        yield from make_encoder(name, choice, plan.encoder, device, normals)
-    if plan.decoder is not None:
-        yield from make_decoder(name, choice, plan.decoder, device, normals)
-    yield from make_scales(name, choice, plan.article_scale, device)
+        save_part(name, without=("identity",))
+    for make, chosen in (
+        (make_instant, plan.instant),
+        (make_anogan, plan.anogan),
+        (make_encoder, plan.encoder),
+        (make_decoder, plan.decoder),
+    ):
+        if chosen is not None:
+            yield from make(name, choice, chosen, device, normals, keep=cut_off)
+    yield from make_scales(name, choice, device, NORMALS | {"article": plan.article_scale})
     save_part(name, seconds_to_prepare=round(time.time() - start))
 
 

@@ -1,28 +1,28 @@
-"""The rivals: AnoGAN, f-AnoGAN's encoder, the decoder."""
+"""The rivals: AnoGAN, f-AnoGAN's encoder, the decoder.
+
+Each is trained on the normal images that G is trained on, never on held-back ones, which set its map's level;
+it is saved at its end, and after a kill the same call goes on from the last checkpoint.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 
 from anounet.anogan import AnoGANSettings, train_anogan
-from anounet.bundle import bundle_folder, load_bundle, save_part
+from anounet.bundle import Bundle, load_bundle, save_part
 from anounet.decoder import DecoderSettings, train_decoder
 from anounet.f_anogan import EncoderSettings, train_encoder
-from anounet.prepare.data import DataChoice, Normals, normal_images
-from anounet.prepare.stage import Stage, checkpoint_at, keep_checkpoint
-from anounet.prepare.unets import training_images
+from anounet.prepare.data import DataChoice, Normals, training_images
+from anounet.prepare.stage import CHECKPOINTS, Stage, Training
 from anounet.storage import provenance
 from anounet.training import TrainingStep, images_sha256
 
-# Beside the bundle's parts while their training runs.
-ANOGAN_CHECKPOINT, ENCODER_CHECKPOINT = "anogan.progress", "encoder.progress"
-DECODER_CHECKPOINT = "decoder.progress"
+LABELS = {"anogan": "AnoGAN", "encoder": "encoder", "decoder": "decoder"}  # part → what its stages are called
+RivalSettings = AnoGANSettings | EncoderSettings | DecoderSettings
 
 
 def make_anogan(
@@ -30,22 +30,20 @@ def make_anogan(
     choice: DataChoice,
     settings: AnoGANSettings,
     device: torch.device | str,
+    normals: Normals | None = None,
     *,
     resume: bool = True,
+    keep: bool = False,
 ) -> Iterator[Stage]:
-    """Trains AnoGAN on the normal class and saves it at its end; see `make_decoder`."""
-    images, indices = normal_images(choice, None)
-    pixels, _, _ = images.readable(indices, choice.size)
-    facts = provenance(
-        data=choice.data, normal=choice.normal, images=len(pixels), data_sha256=images_sha256(pixels)
-    )
-    path, mark = bundle_folder(name) / ANOGAN_CHECKPOINT, {"images_sha256": images_sha256(pixels)}
-    before = checkpoint_at(path, mark, asdict(settings)) if resume else None
-    notes: tuple[str, ...] = ()
-    if resume and before is None and path.exists():
-        notes = (f"{path.name} is of a training with other settings or images: AnoGAN is trained anew.",)
-    steps = train_anogan(pixels, settings, device, resume=before, facts=facts)
-    yield from _saved(name, "anogan", "AnoGAN", steps, settings, path, mark, notes)
+    """Trains AnoGAN.
+
+    Args:
+        resume: go on from where a training with the same images and settings was cut off.
+        keep: leave the GAN as it is where such a training came to its end.
+    """
+    bundle, train = load_bundle(name, device), partial(train_anogan, settings=settings, device=device)
+    how = {"resume": resume, "keep": keep}
+    yield from _stages(name, bundle, "anogan", choice, settings, normals, {}, train, **how)
 
 
 def make_encoder(
@@ -56,16 +54,15 @@ def make_encoder(
     normals: Normals | None = None,
     *,
     resume: bool = True,
+    keep: bool = False,
 ) -> Iterator[Stage]:
-    """Trains f-AnoGAN's encoder for the bundle's AnoGAN, and saves it at its end; see `make_decoder`."""
+    """Trains f-AnoGAN's encoder for the bundle's AnoGAN; the arguments are those of `make_anogan`."""
     bundle = load_bundle(name, device)
-    gan, path = bundle.require_anogan(), bundle.folder / ENCODER_CHECKPOINT
-    normals, images = training_images(bundle, choice, normals)
-    mark = {"images_sha256": images_sha256(images), "gan": gan.fingerprint}
-    before = checkpoint_at(path, mark, asdict(settings)) if resume else None
-    facts = provenance(**normals.facts | {"images": len(images)})
-    steps = train_encoder(images, gan, settings, resume=before, facts=facts)
-    yield from _saved(name, "encoder", "encoder", steps, settings, path, mark)
+    gan = bundle.require_anogan()
+    net, train = {"gan": gan.fingerprint}, partial(train_encoder, gan=gan, settings=settings)
+    yield from _stages(
+        name, bundle, "encoder", choice, settings, normals, net, train, resume=resume, keep=keep
+    )
 
 
 def make_decoder(
@@ -76,41 +73,41 @@ def make_decoder(
     normals: Normals | None = None,
     *,
     resume: bool = True,
+    keep: bool = False,
 ) -> Iterator[Stage]:
-    """Trains the decoder on normals that set no threshold, and saves it at its end.
-
-    After a crash the same call continues from its last checkpoint.
-
-    Args:
-        resume: go on from where a training with the same data, settings and F was cut off.
-    """
+    """Trains the decoder for the bundle's F; the arguments are those of `make_anogan`."""
     bundle = load_bundle(name, device)
-    path = bundle.folder / DECODER_CHECKPOINT
-    normals, images = training_images(bundle, choice, normals)
-    mark = {"images_sha256": images_sha256(images), "f_net": bundle.f_net.fingerprint}
-    before = checkpoint_at(path, mark, asdict(settings)) if resume else None
-    facts = provenance(**normals.facts | {"images": len(images)})
-    steps = train_decoder(images, bundle.f_net, settings, resume=before, facts=facts)
-    yield from _saved(name, "decoder", "decoder", steps, settings, path, mark)
+    net = {"f_net": bundle.f_net.fingerprint}
+    train = partial(train_decoder, f_net=bundle.f_net, settings=settings)
+    yield from _stages(
+        name, bundle, "decoder", choice, settings, normals, net, train, resume=resume, keep=keep
+    )
 
 
-def _saved(
+def _stages(
     name: str,
+    bundle: Bundle,
     part: str,
-    label: str,
-    steps: Iterator[TrainingStep],
-    settings: AnoGANSettings | EncoderSettings | DecoderSettings,
-    path: Path,
-    mark: Mapping[str, Any],
-    notes: tuple[str, ...] = (),
+    choice: DataChoice,
+    settings: RivalSettings,
+    normals: Normals | None,
+    net: dict[str, str],
+    train: Callable[..., Iterator[TrainingStep]],
+    *,
+    resume: bool,
+    keep: bool,
 ) -> Iterator[Stage]:
-    """A rival's training as Stages; its checkpoints kept at `path`, its end saved as the bundle's `part`."""
-    with closing(steps):
-        for step in steps:
-            if step.model is not None:
-                save_part(name, **{part: step.model})
-            if step.checkpoint is not None:
-                keep_checkpoint(path, mark, asdict(settings), step.checkpoint)
-            yield Stage(label, step.step, step.total, dict(step.metrics), step.samples, notes)
-            notes = ()
-    path.unlink(missing_ok=True)
+    """The training of a rival's part, which belongs to `net`; its end is saved in the bundle."""
+    normals, images = training_images(bundle, choice, normals)
+    own, there = {"images_sha256": images_sha256(images)}, getattr(bundle, part)
+    training = Training(LABELS[part], bundle.folder / CHECKPOINTS[part], own | net, asdict(settings))
+    # That the part there belongs to the bundle's net was checked when the bundle was opened.
+    if keep and there is not None and training.ended(there.meta, **own):
+        yield Stage(training.label, settings.steps, settings.steps, {})
+        return
+    facts = provenance(**normals.facts | {"images": len(images)} | own)
+    yield from training.stages(
+        lambda before: train(images, resume=before, facts=facts),
+        lambda step: save_part(name, **{part: step.model}),
+        resume=resume,
+    )

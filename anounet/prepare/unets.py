@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from anounet.bundle import PARTS, Bundle, load_bundle, save_part
+from anounet.bundle import PARTS, bundle_folder, load_bundle, save_part
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
 from anounet.instant import InstantSettings, train_instant
-from anounet.prepare.data import DataChoice, Normals, identity_images, read_normals
-from anounet.prepare.stage import Stage, checkpoint_at, keep_checkpoint
-from anounet.storage import load_weights, provenance
-
-CHECKPOINT = "unet_instant.progress"  # beside the bundle's parts while its training runs
+from anounet.prepare.data import DataChoice, Normals, identity_images, training_images
+from anounet.prepare.stage import CHECKPOINTS, Stage, Training
+from anounet.storage import WeightsError, load_weights, provenance
+from anounet.training import TrainingStep, images_sha256
 
 
 def make_identity(
-    name: str, choice: DataChoice, settings: UNetSettings, device: torch.device | str
+    name: str,
+    choice: DataChoice,
+    settings: UNetSettings,
+    device: torch.device | str,
+    *,
+    resume: bool = True,
+    keep: bool = False,
 ) -> Iterator[Stage]:
-    """Makes the identity U-Net and saves it."""
-    images = identity_images(choice)
-    for step in identity_steps(images, settings, device):
-        if step.model is not None:
-            facts = {"data": choice.data, "reference": choice.reference, "images": len(images)}
-            save_part(name, identity=step.model, meta=provenance(**facts, settings=asdict(settings)))
-        yield Stage("identity U-Net", step.step, step.total, dict(step.metrics), step.samples)
+    """Makes an identity U-Net of the bundle's own, and saves it.
+
+    Args:
+        resume: go on from where a training with the same images and settings was cut off.
+        keep: leave the net as it is where such a training came to its end.
+    """
+    images, folder = identity_images(choice), bundle_folder(name)
+    own = {"images_sha256": images_sha256(images)}
+    training = Training("identity U-Net", folder / CHECKPOINTS["identity"], own, asdict(settings))
+    if keep and training.ended(_meta(folder, "identity", "unet"), **own):
+        yield Stage(training.label, settings.steps, settings.steps, {})
+        return
+    facts = {"data": choice.data, "reference": choice.reference, "images": len(images)}
+    meta = provenance(**facts, **own, settings=asdict(settings))
+    yield from training.stages(
+        lambda before: identity_steps(images, settings, device, resume=before),
+        lambda step: save_part(name, identity=step.model, meta=meta),
+        resume=resume,
+    )
 
 
 def make_instant(
@@ -53,55 +70,32 @@ def make_instant(
         keep: leave the net as it is where such a training came to its end.
     """
     bundle = load_bundle(name, device)
-    local, path = bundle.require_local(), bundle.folder / CHECKPOINT
+    local = bundle.require_local()
     normals, images = training_images(bundle, choice, normals)
-    if keep and _is_trained(bundle, normals, len(images), settings):
-        path.unlink(missing_ok=True)
-        yield Stage("instant U-Net", settings.steps, settings.steps, {})
+    own = {"data_sha256": normals.facts["data_sha256"], "images": len(images)}
+    mark = own | {"centers": local.fingerprint}
+    training = Training("instant U-Net", bundle.folder / CHECKPOINTS["instant"], mark, asdict(settings))
+    # That the net there belongs to the bundle's local centres was checked when the bundle was opened.
+    there = _meta(bundle.folder, "instant", "unet_instant") if bundle.instant is not None else {}
+    if keep and training.ended(there, **own, steps=settings.steps):
+        yield Stage(training.label, settings.steps, settings.steps, {})
         return
-    mark = {
-        "data_sha256": normals.facts["data_sha256"],
-        "images": len(images),
-        "centers": local.fingerprint,
-    }
-    before = checkpoint_at(path, mark, asdict(settings)) if resume else None
-    steps = train_instant(images, bundle.f_net, local, settings, resume=before)
-    with closing(steps):
-        for step in steps:
-            if step.model is not None:
-                facts = normals.facts | {"images": len(images), "settings": asdict(settings)}
-                meta = provenance(**facts, steps=step.step, metrics=dict(step.metrics))
-                save_part(name, instant=step.model, meta=meta)
-            if step.checkpoint is not None:
-                keep_checkpoint(path, mark, asdict(settings), step.checkpoint)
-            yield Stage("instant U-Net", step.step, step.total, dict(step.metrics), step.samples)
-    path.unlink(missing_ok=True)
+    facts = normals.facts | own | {"settings": asdict(settings)}
+
+    def save(step: TrainingStep) -> None:
+        meta = provenance(**facts, steps=step.step, metrics=dict(step.metrics))
+        save_part(name, instant=step.model, meta=meta)
+
+    yield from training.stages(
+        lambda before: train_instant(images, bundle.f_net, local, settings, resume=before),
+        save,
+        resume=resume,
+    )
 
 
-def training_images(bundle: Bundle, choice: DataChoice, normals: Normals | None) -> tuple[Normals, Tensor]:
-    """The normal images, and those of them to train on: (N, 3, H, W), `choice.count` at most.
-
-    The images that set τ or C's threshold are kept apart, whatever seed and number are asked for now.
-    """
-    center = bundle.local or bundle.center
-    made = center.meta if center is not None else {}
-    used = {"seed": made.get("seed", choice.seed), "count": made.get("limit", DataChoice.count)}
-    normals = normals or read_normals(replace(choice, **used))
-    return normals, normals.pixels[normals.fit[: choice.count]]
-
-
-def _is_trained(bundle: Bundle, normals: Normals, images: int, settings: InstantSettings) -> bool:
-    """Whether the bundle's instant U-Net is what a training with these images and settings ends with.
-
-    That it belongs to the bundle's local centres was checked when the bundle was opened.
-    """
-    if bundle.instant is None:
-        return False
-    _, meta = load_weights(bundle.folder / PARTS["instant"], "unet_instant")
-    wanted = {
-        "data_sha256": normals.facts["data_sha256"],
-        "images": images,
-        "settings": asdict(settings),
-        "steps": settings.steps,
-    }
-    return all(meta.get(key) == value for key, value in wanted.items())
+def _meta(folder: Path, part: str, kind: str) -> Mapping[str, Any]:
+    """What a part says of itself; nothing where it is not there."""
+    try:
+        return load_weights(folder / PARTS[part], kind)[1]
+    except WeightsError:
+        return {}
