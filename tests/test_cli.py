@@ -8,12 +8,12 @@ import math
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from anounet import ano_unet, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part
-from anounet.cli import bench, main, train
+from anounet.cli import bench, main, stages, train
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
 from anounet.datasets import open_set
@@ -415,6 +415,9 @@ def start(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(instant, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(train, "DECODER", tiny.DECODER)
     monkeypatch.setattr(train, "ENCODER", tiny.ENCODER)
+    for name, settings in (("train-encoder", tiny.ENCODER), ("train-decoder", tiny.DECODER)):
+        command = replace(stages.RIVAL_COMMANDS[name], settings=settings)
+        monkeypatch.setitem(stages.RIVAL_COMMANDS, name, command)
     return path
 
 
@@ -443,7 +446,7 @@ def test_prepare_makes_a_bundle_that_can_be_used(
     assert status == 0, progress
     report = json.loads(shown)
     assert report["bundle"] == "made"
-    assert report["files"] == sorted(PARTS.values())
+    assert report["files"] == sorted(set(PARTS.values()) - {PARTS["identity"]})  # the general one
     assert report["modes"] == ["instant", "fast", "article", *RIVALS]
     stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "encoder", "decoder", "scales"]
     assert list(report["figures"]) == stages
@@ -545,7 +548,7 @@ def test_prepare_that_was_stopped_while_it_measured_does_not_train_again(
     run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["prepare", "--data", folder_of(tmp_path, "plain"), "--name", "made", "--size", 32, "--steps", 2]
-    train, measure, trained = unets.train_instant, levels.measure_levels, []
+    train, measure, trained = unets.train_instant, levels._levels, []
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -555,10 +558,10 @@ def test_prepare_that_was_stopped_while_it_measured_does_not_train_again(
         return train(*arguments, **options)
 
     monkeypatch.setattr(unets, "train_instant", watched)
-    monkeypatch.setattr(levels, "measure_levels", interrupted)
+    monkeypatch.setattr(levels, "_levels", interrupted)
     assert run(*words, "--device", "cpu")[0] == 130
     assert load_bundle("made", "cpu").scales == {}
-    monkeypatch.setattr(levels, "measure_levels", measure)
+    monkeypatch.setattr(levels, "_levels", measure)
     assert run(*words, "--device", "cpu")[0] == 0
     assert trained == [True] and "instant" in load_bundle("made", "cpu").scales
     assert run(*words, "--device", "cpu")[0] == 0
@@ -590,6 +593,40 @@ def test_train_instant_goes_on_and_starts_afresh(run, start: Path, monkeypatch: 
     assert after.scales["fast"] == before.scales["fast"]
 
 
+def test_what_was_trained_but_not_measured_is_kept(run, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train-anogan", "--bundle", "tiny", "--steps", 2, "--batch", 4, "--encoder", "--device", "cpu"]
+    trained, measure = [], levels._levels
+    for kind in ("anogan", "encoder"):
+        train = getattr(rivals, f"train_{kind}")
+        noted = partial(lambda train, kind, *a, **b: trained.append(kind) or train(*a, **b), train, kind)
+        monkeypatch.setattr(rivals, f"train_{kind}", noted)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(levels, "_levels", interrupted)
+    assert run(*words)[0] == 130
+    opened = load_bundle("tiny", "cpu")
+    assert opened.encoder is not None and not {"anogan", "f-anogan"} & opened.scales.keys()  # of the old ones
+    monkeypatch.setattr(levels, "_levels", measure)
+    assert run(*words)[0] == 0 and trained == ["anogan", "encoder"]
+    assert load_bundle("tiny", "cpu").scales.keys() >= {"anogan", "f-anogan"}
+    assert run(*words)[0] == 0 and trained == 2 * ["anogan", "encoder"]  # what is whole is made anew
+    monkeypatch.setattr(levels, "_levels", interrupted)
+    assert run(*words, "--fresh")[0] == 130 and run(*words, "--fresh")[0] == 130
+    assert trained == 4 * ["anogan", "encoder"]
+
+
+def test_flags_that_would_change_nothing_are_not_taken(run, start: Path) -> None:
+    for command, flag in (
+        ("center", "--limit"),
+        ("train-instant", "--exclude"),
+        ("train-decoder", "--limit"),
+    ):
+        status, _, error = run(command, "--bundle", "tiny", flag, "30")
+        assert status == 2 and f"unknown: {flag} 30" in one_line(error)
+
+
 def test_train_decoder_goes_on_where_it_was_cut_off(
     run, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -612,20 +649,24 @@ def test_train_decoder_goes_on_where_it_was_cut_off(
     made = load_bundle("tiny", "cpu")
     assert made.decoder.meta["settings"]["steps"] == 4 and made.decoder.meta["normal"] == "streaks"
     assert made.scales["decoder"] != tiny.SCALES["decoder"]
-    assert not (made.folder / prepare.DECODER_CHECKPOINT).exists()
+    assert not (made.folder / prepare.CHECKPOINTS["decoder"]).exists()
     assert run(*words, "--size", 48)[0] == 2
 
 
 def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
     assert run("train-fnet", "--name", "young", *DATA, *F_NET, "--start", start)[0] == 0
     young = load_bundle("young", "cpu")
-    assert (young.center, young.local, young.identity, young.instant, young.anogan) == (None,) * 5
+    assert (young.center, young.local, young.instant, young.anogan) == (None,) * 4
+    assert young.general_identity is not None
     status, shown, _ = run("train-unet", "--bundle", "young", "--device", "cpu", "--json")
     assert status == 0
     assert json.loads(shown)["figures"]["identity U-Net"]["L_R"] < 2 / 255
+    assert load_bundle("young", "cpu").general_identity is None  # it has one of its own now
     assert run("train-anogan", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
     assert run("train-decoder", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
     assert load_bundle("young", "cpu").scales.keys() == {"anogan", "decoder"}
+    assert run("train-encoder", "--bundle", "young", "--steps", 1, "--device", "cpu")[0] == 0
+    assert load_bundle("young", "cpu").scales.keys() == set(RIVALS)
     assert run("train-anogan", "--bundle", "young", "--steps", 1, "--encoder", "--device", "cpu")[0] == 0
     assert load_bundle("young", "cpu").scales.keys() == set(RIVALS)
     assert run("center", "--bundle", "young", "--device", "cpu")[0] == 0
@@ -722,27 +763,6 @@ def test_f_can_learn_from_every_image(run, start: Path, tmp_path: Path, limit: s
         facts = load_weights(load_bundle("f", "cpu").folder / "f_net.pt", "f_net")[1]
         learned.append((facts["images"], facts["limit"]))
     assert learned == [(12, 12), (len(open_set(str(data), "train")), None)]
-
-
-def test_a_killed_training_of_f_goes_on_to_the_same_f(run, start: Path, weights: Path) -> None:
-    words = [*DATA, *F_NET, "--start", start, "--epochs", 12, "--robust"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anounet", "train-fnet", "--name", "killed", *map(str, words)],
-        cwd=ROOT,
-        env=os.environ | {"ANOUNET_WEIGHTS": str(weights)},
-        stderr=subprocess.DEVNULL,
-    )
-    kept, deadline = weights / "killed" / prepare.F_NET_CHECKPOINT, time.monotonic() + 60
-    while not kept.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL and kept.exists()
-    done = prepare.begun_f_net("killed").step
-    assert 0 < done < 24
-    status, _, progress = run("train-fnet", "--name", "killed", *words)
-    assert status == 0 and "starts anew" not in progress and not kept.exists()
-    assert run("train-fnet", "--name", "whole", *words)[0] == 0
-    assert load_bundle("killed", "cpu").f_net.fingerprint == load_bundle("whole", "cpu").f_net.fingerprint
 
 
 def test_prepare_goes_on_with_the_training_of_f(run, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from anounet.bundle import PARTS, RIVALS, SHIPPED, default_device
+from anounet.bundle import (
+    PARTS,
+    RIVALS,
+    SHIPPED,
+    bundle_folder,
+    default_device,
+    has_general_identity,
+    read_info,
+)
+from anounet.prepare import Stage
 
 S = TypeVar("S")
 
@@ -112,7 +124,9 @@ def add_bundle(parser: argparse.ArgumentParser, default: str | None = SHIPPED) -
     )
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser, *, seed: bool = False) -> None:
+    if seed:
+        parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed (default: 0)")
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: cuda where there is one)"
     )
@@ -134,6 +148,8 @@ def device_of(given: argparse.Namespace) -> torch.device:
 def modes_of(files: Iterable[str]) -> list[str]:
     """The modes that a bundle of these files has the parts for, the default one first; rivals last."""
     has = {part for part, file in PARTS.items() if file in set(files)}
+    if has_general_identity():
+        has.add("identity")
     needs = {
         "instant": [{"local", "instant"}],
         "fast": [{"identity", "center"}, {"identity", "local"}],
@@ -141,6 +157,16 @@ def modes_of(files: Iterable[str]) -> list[str]:
         **{rival: [set(parts)] for rival, parts in RIVALS.items()},
     }
     return [mode for mode, ways in needs.items() if any(way <= has for way in ways)]
+
+
+def command_of(given: argparse.Namespace) -> str:
+    """The command line as typed; of files outside this folder only the names."""
+
+    def plain(word: str) -> str:
+        flag, equals, value = word.rpartition("=")
+        return flag + equals + (Path(value).name if value.startswith(("/", "..")) else value)
+
+    return shlex.join(["python", "-m", "anounet", *map(plain, given.words)])
 
 
 def report(given: argparse.Namespace, value: Any, text: str) -> None:
@@ -158,3 +184,42 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| " + " | ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)) + " |" for line in cells
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def follow(stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
+    """Shows the stages' progress and gives back the last figures of each."""
+    progress, last = Progress(), {}
+    try:
+        for stage in stages:
+            for note in stage.notes:
+                progress.note(note)
+            progress.update(stage.name, stage.done, stage.total, **stage.metrics)
+            last[stage.name] = stage.metrics
+    finally:
+        progress.close()
+    return last
+
+
+def report_bundle(given: argparse.Namespace, name: str, figures: dict[str, dict[str, float]]) -> int:
+    """Says what a bundle holds now, and what the stages measured."""
+    files = sorted(read_info(name)["files"])
+    folder, modes = bundle_folder(name), modes_of(files)
+    value = {"bundle": name, "files": files, "modes": modes, "figures": figures}
+    shown = f" ({', '.join(modes)})" if modes else ""
+    report(given, value, f"{name}{shown}: {', '.join(files)} in {folder}")
+    return 0
+
+
+def resumable(given: argparse.Namespace, name: str, stages: Iterator[Stage]) -> int:
+    """Runs stages that the same command can go on with after Ctrl-C, and says so then."""
+    try:
+        with closing(stages):
+            figures = follow(stages)
+    except KeyboardInterrupt:
+        print(
+            f"anounet: stopped; what was finished is kept in '{name}', and the same command goes on from "
+            "the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
+    return report_bundle(given, name, figures)
