@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from anounet.app import components, data, forms, models, routing
+from anounet.app import components, data, f_net_forms, forms, models, routing
 from anounet.app.texts import t
 from anounet.bundle import SHIPPED
 
@@ -48,5 +48,5 @@ with right:
     with loading:
         load()
     with training:
-        forms.continue_f_net()
-        forms.train_f_net(chosen)
+        f_net_forms.continue_f_net()
+        f_net_forms.train_f_net(chosen)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from anounet.app import cards, components, downloads, forms, inputs, models, panels, routing
+from anounet.app import cards, components, downloads, inputs, models, panels, rival_forms, routing
 from anounet.app.jobs import Job, job_id
 from anounet.app.texts import label, t
 from anounet.app.work import answers
@@ -174,9 +174,7 @@ with right:
             search = answers.SearchSettings() if rival == "anogan" else None
             request = answers.Request(bundle.name, version, pictures, settings, not everything, rival, search)
             results(request, bundle)
-        if bundle.anogan is None:
-            with st.expander(t("anogan.title"), icon=":material/compare:"):
-                forms.train_rival(bundle)
-        elif rival == "anogan":
+        rival_forms.train(bundle)
+        if rival == "anogan":
             with st.expander(t("anogan.training"), icon=":material/show_chart:"):
-                forms.anogan_training(bundle, version)
+                rival_forms.anogan_training(bundle, version)

@@ -27,15 +27,15 @@ from anounet.anomaly_map import MAPS
 from anounet.app import downloads, figures, inputs, models, panels, texts
 from anounet.app.jobs import CANCELLED, DONE, QUEUED, Job, JobManager
 from anounet.app.work import answers, centers, training
-from anounet.bundle import SHIPPED, Bundle, load_bundle, read_info, save_part
+from anounet.bundle import SHIPPED, Bundle, bundle_folder, load_bundle, read_info, save_part
 from anounet.center import compute_center
 from anounet.datasets import TextureSet
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
 from anounet.images import content_hash, png_bytes
 from anounet.instant import InstantSettings
-from anounet.prepare import F_NET_CHECKPOINT, DataChoice, begun_f_net, describe
-from anounet.storage import WeightsError, load_weights
+from anounet.prepare import CHECKPOINTS, DataChoice, begun_f_net, describe
+from anounet.storage import WeightsError, load_checkpoint, load_weights, save_checkpoint
 from anounet.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -291,7 +291,7 @@ def test_stopping_a_training_keeps_the_last_epoch_and_it_can_go_on(weights: Path
     assert f"was cut off at step {begun.step} of 400" in words(at)
     # From here on it is short: what it goes on to is compared elsewhere.
     ending = dict(begun.checkpoint) | {"step": 397}
-    replace(begun, checkpoint=ending).save(weights / "stopped" / F_NET_CHECKPOINT)
+    replace(begun, checkpoint=ending).save(weights / "stopped" / CHECKPOINTS["f_net"])
     at = app(PAGES[1])
     at.button(key="continue_stopped").click()
     sound(at.run())
@@ -300,6 +300,43 @@ def test_stopping_a_training_keeps_the_last_epoch_and_it_can_go_on(weights: Path
     outcome = job_of(at, "f_net").result
     assert (outcome.name, outcome.epochs, outcome.steps, outcome.stopped) == ("stopped", 200, 400, False)
     assert "was cut off" not in words(app(PAGES[1]))
+
+
+def test_an_f_net_can_go_on_from_another_bundles(weights: Path, no_download: None) -> None:
+    at = prepared_training(1, "next")
+    options = at.selectbox(key="start").options
+    assert options[-1] == f"f-Net of {SHIPPED}" and options[1] == "A file of weights"
+    at.selectbox(key="start").set_value(SHIPPED)
+    at.selectbox(key="width").set_value(1.0)
+    sound(at.run())
+    assert at.button(key="train").disabled and "has width 0.5: choose that width" in words(at)
+    at.selectbox(key="width").set_value(0.5)
+    sound(at.run())
+    at.button(key="train").click()
+    settled(sound(at.run()), "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    facts = load_weights(load_bundle("next").folder / "f_net.pt", "f_net")[1]
+    own = load_bundle(SHIPPED).f_net.fingerprint
+    assert (
+        facts["starting_weights"] == f"f-Net of the bundle '{SHIPPED}' {own[:12]}" and facts["start"] == own
+    )
+    assert job_of(at, "f_net").bundles == {"next", SHIPPED}
+
+
+def test_an_f_net_can_start_from_a_file(weights: Path, no_download: None) -> None:
+    at = prepared_training(1, "filed")
+    at.selectbox(key="start").set_value(":file")
+    sound(at.run())
+    assert at.button(key="train").disabled and "Add the file of starting weights" in words(at)
+    data = io.BytesIO()
+    torch.save(tiny.backbone().features.state_dict(), data)
+    at.file_uploader(key="start_weights").upload("mobile.pth", data.getvalue())
+    sound(at.run())
+    at.button(key="train").click()
+    settled(sound(at.run()), "f_net")
+    assert job_of(at, "f_net").state == DONE, job_of(at, "f_net").error
+    facts = load_weights(load_bundle("filed").folder / "f_net.pt", "f_net")[1]
+    assert facts["starting_weights"] == "local file mobile.pth"
 
 
 @pytest.mark.parametrize("name", [SHIPPED, "No Spaces", "../elsewhere", ""])
@@ -840,27 +877,91 @@ def test_a_damaged_bundle_is_refused_by_name_and_others_stay_usable(weights: Pat
         assert "If it were normal" in words(at)
 
 
-def test_anogan_is_trained_where_a_bundle_has_none(weights: Path) -> None:
+@pytest.fixture
+def bare(weights: Path) -> str:
+    """A bundle that may be changed, with C and no rival."""
     bundle = load_bundle(SHIPPED)
-    folder = save_part(
-        "bare", f_net=bundle.f_net, identity=bundle.identity, **describe(DataChoice(size=SIZE))
-    )
+    save_part("bare", f_net=bundle.f_net, **describe(DataChoice(size=SIZE)))
     save_part("bare", center=bundle.center, scales={"fast": 0.1})
-    assert not (folder / "anogan.pt").exists()
-    at = settled(app(PAGES[3], bundle="bare", all="true"))
-    assert "has no AnoGAN yet" in words(at)
-    at.number_input(key="anogan_steps").set_value(10)
+    return "bare"
+
+
+def test_the_rivals_are_trained_where_a_bundle_has_none(bare: str) -> None:
+    at = settled(app(PAGES[3], bundle=bare, all="true"))
+    for part, others, method in (
+        ("anogan", ["AnoGAN", "Decoder"], "anogan"),
+        ("encoder", ["f-AnoGAN’s encoder", "Decoder"], "f-anogan"),
+        ("decoder", None, "decoder"),
+    ):
+        if others is not None:
+            assert at.segmented_control(key="rival_part").options == others
+        kind = training.RIVALS[part].settings
+        for field in fields(kind):
+            assert at.number_input(key=f"{part}_bare_{field.name}").value == getattr(kind(), field.name)
+        at.number_input(key=f"{part}_bare_steps").set_value(2)
+        at.number_input(key=f"{part}_bare_batch").set_value(2)
+        at.number_input(key=f"{part}_bare_width").set_value(8)
+        sound(at.run())
+        at.button(key=f"train_{part}").click()
+        at = settled(sound(at.run()), "train_rival")
+        assert job_of(at, "train_rival").state == DONE, job_of(at, "train_rival").error
+        made = load_bundle(bare)
+        assert getattr(made, part) is not None and {method, "fast"} <= made.scales.keys()
+        assert "is ready" in words(at)
+    assert not [button for button in at.button if button.key.startswith("train_")]
+    at = settled(app(PAGES[3], bundle=bare, all="true"))
+    (shown,) = [expander for expander in at.expander if expander.label == "AnoGAN’s training"]
+    assert len(shown.get("plotly_chart")) == 2
+    assert "Images that it draws" in shown.markdown[0].value
+
+
+def test_the_training_of_a_rival_is_stopped_and_goes_on(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anounet.training.CHECKPOINT_EVERY", 2)
+    at = settled(app(PAGES[3], bundle=bare, all="true"))
+    at.segmented_control(key="rival_part").set_value("decoder")
     sound(at.run())
-    at.button(key="train_anogan").click()
+    for name, value in (("steps", 5000), ("batch", 2), ("width", 8), ("hidden", 8)):
+        at.number_input(key=f"decoder_bare_{name}").set_value(value)
     sound(at.run())
-    settled(at, "anogan")
-    assert job_of(at, "anogan").state == DONE, job_of(at, "anogan").error
-    bare = load_bundle("bare")
-    assert bare.anogan is not None and "anogan" in bare.scales
-    at = settled(app(PAGES[3], bundle="bare", all="true"))
-    (training,) = [expander for expander in at.expander if expander.label == "AnoGAN’s training"]
-    assert len(training.get("plotly_chart")) == 2
-    assert "Images that it draws" in training.markdown[0].value
+    at.button(key="train_decoder").click()
+    sound(at.run())
+    job, path = job_of(at, "train_rival"), bundle_folder(bare) / CHECKPOINTS["decoder"]
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    sound(at.run())
+    at.button(key="stop_train_rival").click()
+    sound(at.run())
+    assert job.wait(PATIENCE) and job.state == CANCELLED
+    assert load_bundle(bare).decoder is None and job.progress.curves["L1"]
+
+    kept = load_checkpoint(path)
+    kept["checkpoint"]["step"] = 4998  # from here on it is short: what it goes on to is compared elsewhere
+    save_checkpoint(path, kept)
+    at = settled(app(PAGES[3], bundle=bare, all="true"))
+    at.segmented_control(key="rival_part").set_value("decoder")
+    sound(at.run())
+    assert "it continues at step 4998 of 5000" in words(at)
+    at.number_input(key="decoder_bare_batch").set_value(3)
+    sound(at.run())
+    assert "was cut off at step 4998: with these it starts anew" in words(at)
+    at.number_input(key="decoder_bare_batch").set_value(2)
+    sound(at.run())
+    at.button(key="train_decoder").click()
+    at = settled(sound(at.run()), "train_rival")
+    assert job_of(at, "train_rival").state == DONE, job_of(at, "train_rival").error
+    assert len(job_of(at, "train_rival").result.curves["L1"]) == 2
+    assert load_bundle(bare).decoder is not None and not path.exists()
+
+
+def test_a_side_that_the_decoder_cannot_draw_is_said(weights: Path) -> None:
+    bundle = load_bundle(SHIPPED)
+    save_part("large", f_net=bundle.f_net, **describe(DataChoice(size=224)))
+    save_part("large", center=bundle.center)
+    at = settled(app(PAGES[3], bundle="large", rival="false", mode="article"))
+    at.segmented_control(key="rival_part").set_value("decoder")
+    assert "side from 16 to 208 that 8 divides, not 224" in words(sound(at.run()))
+    assert at.button(key="train_decoder").disabled
 
 
 # --- pieces ------------------------------------------------------------------------------------------

@@ -126,9 +126,15 @@ TEXTS: dict[str, str] = {
     "train.alpha": "α",
     "train.alpha_help": "The norm of F(x). L2-softmax needs 4.3 or more for 10 classes.",
     "train.seed": "Seed",
-    "train.start": "Starting weights (optional)",
-    "train.start_help": "A PyTorch state dict of MobileNetV2 features for inputs in [−1, 1]. Without a file: "
-    "ImageNet weights where they can be downloaded, else the shipped f-Net.",
+    "train.start": "Starting weights",
+    "train.start_usual": "ImageNet, where it can be downloaded, else the shipped f-Net",
+    "train.start_bundle": "f-Net of {name}",
+    "train.start_file": "A file of weights",
+    "train.start_help": "A PyTorch state dict of MobileNetV2 features for inputs in [−1, 1].",
+    "train.start_none": "Add the file of starting weights, or choose others.",
+    "train.start_damaged": "The f-Net of “{name}” can’t be read: choose other starting weights.",
+    "train.start_width": "The f-Net of “{name}” has width {width}: choose that width, or other starting "
+    "weights.",
     "train.no_start": "There are no starting weights of width {width} here: add a file of them, or choose "
     "another width.",
     "train.go": "Train",
@@ -206,6 +212,13 @@ TEXTS: dict[str, str] = {
     "local.held_back": "Distances d of the patches of held-back normal images; the colours’ middle is τ = "
     "{tau}.",
     "local.at_most": "d at most {d}",
+    # --- trainings ---
+    "training.settings": "Settings of the training",
+    "training.goes_on": "A training was cut off: it continues at step {step} of {total}.",
+    "training.other": "A training with other settings or images was cut off at step {step}: with these it "
+    "starts anew.",
+    "training.continue": "Continue at step {step}",
+    "training.curves": "Curves of the training",
     # --- instant ---
     "instant.what": "**Instant mode** needs a small U-Net G, trained once: it sees normal images with "
     "foreign patches pasted in and learns to redraw what is foreign as normal, judged by F and the local "
@@ -214,14 +227,9 @@ TEXTS: dict[str, str] = {
     "instant.shipped": "The shipped bundle has its instant U-Net already, and is never overwritten: compute "
     "C under another name first.",
     "instant.count_help": "The net learns from so many of the images that the local centres were made from.",
-    "instant.settings": "Settings of the training",
     "instant.depth": "A U-Net of {depth} levels does not fit images of {side} px: choose fewer levels.",
     "instant.there": "The bundle “{name}” has an instant U-Net already. A new training replaces it.",
-    "instant.goes_on": "A training was cut off: it continues at step {step} of {total}.",
-    "instant.other": "A training with other settings or images was cut off at step {step}: with these it "
-    "starts anew.",
     "instant.go": "Train instant mode",
-    "instant.continue": "Continue at step {step}",
     "instant.about": "about {time}",
     "instant.job": "Training instant mode for “{name}”",
     "instant.kept": "Stopped: what was saved at step {step} of {total} is in use, and the training can "
@@ -230,7 +238,6 @@ TEXTS: dict[str, str] = {
     "instant.go_on": "Continue the training",
     "instant.pasted": "Pasted",
     "instant.redrawn": "Redrawn",
-    "instant.curves": "Curves of the training",
     # --- own images ---
     "own.title": "Your own images",
     "own.lead": "Hand in images of what is normal. The general f-Net that comes with the program judges "
@@ -384,7 +391,6 @@ TEXTS: dict[str, str] = {
     "download.map": "Shown map (NPY)",
     "download.regions": "Regions (CSV)",
     "download.zip": "All files (ZIP)",
-    "anogan.title": "Compare with AnoGAN",
     "rival.working": "{rival} is searching …",
     "rival.toggle": "Compare with a rival",
     "rival.toggle_help": "AnoGAN searches for the nearest normal image that it can draw. It takes about a "
@@ -393,13 +399,19 @@ TEXTS: dict[str, str] = {
     "rival.choose": "Rival",
     "rival.start": "Compare with {rival}: {n} images, about {time}",
     "rival.job": "{rival} for {n} image(s)",
-    "anogan.none": "**{name}** has no AnoGAN yet. Ano-Unet works without it; train one to compare the two.",
-    "anogan.steps": "Training steps",
-    "anogan.steps_help": "Updates of the generator. 1,500 take several minutes on a CPU.",
-    "anogan.train": "Train AnoGAN",
+    "rival.train": "Train a rival",
+    "rival.part": "What to train",
+    "rival.go": "Train {part}",
+    "rival.train_job": "Training {part} for “{name}”",
+    "rival.trained": "{part} of “{name}” is ready.",
+    "anogan.none": "learns to draw normal images, and searches for the one nearest to a test image. The "
+    "bundle has none yet, and Ano-Unet works without; training takes several minutes on a CPU.",
+    "encoder.none": "takes the place of AnoGAN’s search: one pass for each image. The bundle has none yet; "
+    "training takes several minutes on a CPU.",
+    "decoder.none": "draws an image anew from F’s 1,280 numbers alone, and has learned to draw normal ones "
+    "only. The bundle has none yet; training takes several minutes on a CPU.",
     "anogan.training": "AnoGAN’s training",
     "anogan.samples": "Images that it draws; what is normal and not among their like counts as a change.",
-    "anogan.job": "Training AnoGAN for “{name}”",
     # --- jobs ---
     "job.queued": "Waiting: {n} before this one, first “{first}” ({share} done)",
     "job.count": "{done} of {total}",
@@ -412,7 +424,7 @@ TEXTS: dict[str, str] = {
     "job.loading": "Opening the f-Net",
     "job.starting_weights": "Getting starting weights",
     "job.training_f_net": "Training",
-    "job.training_anogan": "Training",
+    "job.training_rival": "Training",
     "job.training_instant": "Training",
     "job.storing": "Storing your images",
     "job.features": "Features of normal images",
@@ -473,6 +485,9 @@ LABELS: dict[str, str] = {
     "part.global": "Global C (article)",
     "part.local": "Local centres",
     "part.instant": "Instant mode",
+    "part.anogan": "AnoGAN",
+    "part.encoder": "f-AnoGAN’s encoder",
+    "part.decoder": "Decoder",
     "map.combined": "Combined (distance × √residual)",
     "map.residual": "abs(x − y), the article’s",
     "map.distance": "Distance d",
@@ -498,6 +513,17 @@ LABELS: dict[str, str] = {
     "instant.gate": "λ gate: where to redraw",
     "instant.shift": "Shift of F’s window, pixels",
     "instant.seed": "Seed",
+    "rival.steps": "Steps",
+    "rival.batch": "Batch",
+    "rival.learning_rate": "Learning rate",
+    "rival.discriminator_rate": "Learning rate of the discriminator",
+    "rival.latent": "Numbers in z",
+    "rival.width": "Width (channels)",
+    "rival.hidden": "Hidden layer",
+    "rival.noise": "Noise on the discriminator’s input",
+    "rival.seeking": "Weight of mode seeking",
+    "rival.average": "Decay of the generator’s average",
+    "rival.seed": "Seed",
     "L_C foreign": "L_C, foreign",
     "repair": "Repair",
     "anogan": "AnoGAN",

@@ -34,8 +34,7 @@ from anounet.datasets import ImageSet, available, choose, open_set
 from anounet.images import ImageError, to_pixels, to_tensor
 from anounet.local_centers import LocalCenters, patches
 from anounet.prepare import (
-    CHECKPOINT,
-    F_NET_CHECKPOINT,
+    CHECKPOINTS,
     DataChoice,
     Scores,
     begun_f_net,
@@ -147,10 +146,10 @@ def f_net_facts(name: str, version: str) -> dict[str, Any]:
         return {}
 
 
-def shipped_width() -> float | None:
-    """The width of the shipped f-Net, which a training can start from; None where it is not there."""
+def f_net_width(name: str) -> float | None:
+    """The width of a bundle's f-Net, which a training can start from; None where it is not there."""
     try:
-        facts = f_net_facts(SHIPPED, version_of(SHIPPED))
+        facts = f_net_facts(name, version_of(name))
         return float(facts["backbone"]["width"])
     except (WeightsError, KeyError, TypeError, ValueError):
         return None
@@ -282,7 +281,7 @@ def held_back_distances(name: str, version: str, count: int = 6) -> list[tuple[n
 
 def interrupted(opened: Bundle) -> training.Interrupted | None:
     """The training of the bundle's instant U-Net that was cut off, if there is one."""
-    path = opened.folder / CHECKPOINT
+    path = opened.folder / CHECKPOINTS["instant"]
     if opened.local is None or not path.is_file():
         return None
     return _interrupted(opened.name, opened.local.fingerprint, path.stat().st_mtime_ns)
@@ -304,7 +303,7 @@ class Begun:
 
 def begun_f_nets() -> list[Begun]:
     """Those trainings that no job is at, the latest first."""
-    paths = sorted(weights_folder().glob(f"*/{F_NET_CHECKPOINT}"), key=_changed, reverse=True)
+    paths = sorted(weights_folder().glob(f"*/{CHECKPOINTS['f_net']}"), key=_changed, reverse=True)
     free = [path for path in paths if jobs().unless_used(path.parent.name, lambda: None)]
     found = [_begun(path.parent.name, _changed(path)) for path in free[:MOST_BEGUN]]
     return [begun for begun in found if begun is not None]

@@ -17,9 +17,9 @@ from anounet.bundle import (
     bundle_folder,
     bundle_names,
     copy_f_net,
-    copy_identity,
     default_device,
     delete_bundle,
+    has_general_identity,
     load_bundle,
     load_f_net,
     read_info,
@@ -35,10 +35,9 @@ from anounet.prepare import (
     Normals,
     choice_of,
     describe,
-    held_back_normals,
     make_center,
     make_local_centers,
-    measure_levels,
+    make_scales,
     normal_images,
     read_normals,
 )
@@ -125,17 +124,14 @@ def _save_centers(job: Job, name: str, choice: DataChoice, center: Center, local
     there = load_bundle(name, "cpu").local
     if there is None or (there.fingerprint, there.tau) != (local.fingerprint, local.tau):
         save_part(name, local=local)  # the same ones stay, and the instant U-Net trained with them
-    if PARTS["identity"] not in read_info(name)["files"]:
+    if PARTS["identity"] not in read_info(name)["files"] and not has_general_identity():
         _add_identity(name, choice)
     job.milestone()
     measure(job, name, choice, ("fast", "fast-local"))
 
 
 def _add_identity(name: str, choice: DataChoice) -> None:
-    """Gives a bundle the shipped U-Net that redraws images unchanged, or makes one where none is shipped."""
-    if SHIPPED in bundle_names() and PARTS["identity"] in read_info(SHIPPED)["files"]:
-        copy_identity(name)
-        return
+    """Makes a bundle's own U-Net that redraws images unchanged, which `fast` mode needs."""
     images, indices = normal_images(choice, 16)
     for step in make_identity(images.tensor(indices, choice.size), UNetSettings()):
         if step.model is not None:
@@ -144,22 +140,13 @@ def _add_identity(name: str, choice: DataChoice) -> None:
 
 def measure(job: Job, name: str, choice: DataChoice, methods: Sequence[str]) -> None:
     """Measures and saves the levels of methods' maps, on held-back normals."""
-    bundle = load_bundle(name, default_device())
-    most = max(LEVEL_IMAGES[method] for method in methods)
-    normals = held_back_normals(choice, most, bundle.local or bundle.center)
-    for method in methods:
-        job.stage(t("job.scale"), min(len(normals), LEVEL_IMAGES[method]))
-
-        def on_image(method: str, done: int, total: int) -> None:
-            job.advance(done, total)
-            if method != "instant":  # what a stopped training saved gets its levels: they take a moment
+    job.stage(t("job.scale"))
+    counts = {method: LEVEL_IMAGES[method] for method in methods}
+    with closing_stream(make_scales(name, choice, default_device(), counts)) as stream:
+        for stage in stream:
+            job.advance(stage.done, stage.total)
+            if "instant" not in methods:  # what a stopped training saved gets its levels: they take a moment
                 job.check()
-
-        if method != "instant":
-            job.check()
-
-        levels = measure_levels(bundle, normals, {method: LEVEL_IMAGES[method]}, on_image)
-        save_part(name, scales=levels.scales, limits=levels.limits)
 
 
 # --- own images --------------------------------------------------------------------------------------

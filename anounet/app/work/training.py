@@ -1,10 +1,9 @@
-"""What is trained for a bundle: the f-Net, the U-Net of `instant` mode, AnoGAN."""
+"""What is trained for a bundle: the f-Net, the U-Net of `instant` mode, rivals."""
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,30 +19,35 @@ from anounet.app.work.centers import MADE_BY, check_new_name, measure
 from anounet.bundle import (
     PARTS,
     SHIPPED,
-    bundle_folder,
     default_device,
     load_bundle,
     read_info,
 )
+from anounet.decoder import DecoderSettings
+from anounet.f_anogan import EncoderSettings
 from anounet.images import to_pixels
 from anounet.instant import InstantSettings
 from anounet.metric_learning import FNetSettings
 from anounet.pasting import PasteSettings, paste
 from anounet.prepare import (
-    CHECKPOINT,
     DataChoice,
+    RivalSettings,
     Stage,
     begun_f_net,
+    begun_training,
     describe,
     f_net_data,
     make_anogan,
+    make_decoder,
+    make_encoder,
     make_f_net,
     make_instant,
     normal_images,
     own_settings,
     resume_f_net,
+    unmeasured,
 )
-from anounet.storage import WeightsError, load_checkpoint
+from anounet.storage import WeightsError
 
 PASTED = 3  # examples shown while the instant U-Net learns
 
@@ -64,26 +68,33 @@ class FNetOutcome:
 
 
 def train_f_net(
-    job: Job, name: str, choice: DataChoice, settings: FNetSettings, start: bytes | None, start_name: str = ""
+    job: Job,
+    name: str,
+    choice: DataChoice,
+    settings: FNetSettings,
+    start: bytes | str | None,
+    start_name: str = "",
 ) -> FNetOutcome | None:
-    """Trains F and saves it at the end of every epoch, so that a stop keeps the last one, and can go on."""
+    """Trains F and saves it at the end of every epoch, so that a stop keeps the last one, and can go on.
+
+    Args:
+        start: a file of starting weights, or the name of a bundle whose F to go on from; None: the usual
+            ones.
+        start_name: the file's name.
+    """
     check_new_name(name)
     job.stage(t("job.reading"))
     data = f_net_data(choice)
     job.check()
     job.stage(t("job.starting_weights"))
-    path = None
-    if start is not None:
-        handle, path = tempfile.mkstemp(suffix=Path(start_name).suffix or ".pth")
-        with os.fdopen(handle, "wb") as file:
-            file.write(start)
     info = describe(choice, command=MADE_BY, settings=own_settings(choice))
-    try:
-        stream = make_f_net(name, choice, settings, path, default_device(), info, data=data)
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(start, bytes):
+            path = Path(folder) / Path(start_name).name  # the provenance names it
+            path.write_bytes(start)
+            start = str(path)
+        stream = make_f_net(name, choice, settings, start, default_device(), info, data=data)
         return _follow_f_net(job, name, stream, settings.epochs)
-    finally:
-        if path is not None:
-            os.unlink(path)
 
 
 def continue_f_net(job: Job, name: str) -> FNetOutcome | None:
@@ -149,12 +160,11 @@ def interrupted(name: str, centers: str) -> Interrupted | None:
     Args:
         centers: the fingerprint of the bundle's local centres; a training with others can't go on.
     """
-    kept = load_checkpoint(bundle_folder(name) / CHECKPOINT)
+    begun = begun_training(name, "instant")
     try:
-        if kept is None or kept["mark"]["centers"] != centers:
+        if begun is None or begun.mark["centers"] != centers:
             return None
-        step, images = int(kept["checkpoint"]["step"]), int(kept["mark"]["images"])
-        return Interrupted(step, images, InstantSettings(**kept["plan"]))
+        return Interrupted(begun.step, int(begun.mark["images"]), InstantSettings(**begun.settings))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -165,12 +175,14 @@ def train_instant(job: Job, name: str, choice: DataChoice, settings: InstantSett
     if name == SHIPPED and PARTS["instant"] in read_info(name)["files"]:
         raise WeightsError(t("instant.shipped"))
     device, pasted, saved, step = default_device(), _pasted(choice), 0, 0
-    stream = make_instant(name, choice, settings, device)
+    stream = make_instant(name, choice, settings, device, keep=unmeasured(name, "instant"))
     with closing_stream(stream):
         for stage in stream:
             if step == 0:
                 job.stage(t("job.training_instant"), stage.total, first=stage.done - 1)
             step, samples = stage.done, None
+            if not stage.metrics:  # it had come to its end before, and is kept
+                saved = step
             if stage.samples is not None:  # at these steps the net was saved, too
                 saved, samples = step, _examples(name, pasted, device)
             job.advance(step, stage.total, _main_losses(stage.metrics), samples)
@@ -211,20 +223,58 @@ def estimated_training(settings: InstantSettings, size: int, steps: int, cuda: b
     return steps * (0.03 if cuda else 0.7) * settings.batch / 16 * (size / 96) ** 2
 
 
-# --- AnoGAN ------------------------------------------------------------------------------------------
+# --- rivals ------------------------------------------------------------------------------------------
 
 
-def train_anogan(job: Job, name: str, choice: DataChoice, settings: AnoGANSettings) -> str:
-    """Trains AnoGAN for a bundle and measures the levels of its map; stopped, it can be gone on with."""
+@dataclass(frozen=True)
+class RivalTraining:
+    """How a rival's part is trained, and whose map is measured then."""
+
+    settings: type[RivalSettings]
+    make: Callable[..., Iterator[Stage]]
+    method: str
+
+
+RIVALS = {
+    "anogan": RivalTraining(AnoGANSettings, make_anogan, "anogan"),
+    "encoder": RivalTraining(EncoderSettings, make_encoder, "f-anogan"),
+    "decoder": RivalTraining(DecoderSettings, make_decoder, "decoder"),
+}
+
+
+@dataclass(frozen=True)
+class RivalOutcome:
+    """What the training of a rival's part left behind."""
+
+    name: str  # the bundle
+    part: str
+    steps: int
+    curves: dict[str, tuple[float, ...]]
+
+
+def begun_rival(name: str, part: str) -> tuple[int, RivalSettings] | None:
+    """The step and the settings of a training of a rival's part that was cut off; None if there is none."""
+    begun = begun_training(name, part)
+    try:
+        return None if begun is None else (begun.step, RIVALS[part].settings(**begun.settings))
+    except (TypeError, ValueError):
+        return None
+
+
+def train_rival(job: Job, name: str, part: str, choice: DataChoice, settings: RivalSettings) -> RivalOutcome:
+    """Trains a rival's part for a bundle and measures its map; stopped, it can be gone on with."""
     job.stage(t("job.reading"))
-    begun, stream = False, make_anogan(name, choice, settings, default_device())
+    rival, begun = RIVALS[part], False
+    keep = unmeasured(name, rival.method)
+    stream = rival.make(name, choice, settings, default_device(), keep=keep)
     with closing_stream(stream):
         for stage in stream:
             if not begun:
-                job.stage(t("job.training_anogan"), stage.total, first=stage.done - 1)
+                job.stage(t("job.training_rival"), stage.total, first=stage.done - 1)
                 begun = True
             samples = None if stage.samples is None else tuple(to_pixels(x) for x in stage.samples[:8])
             job.advance(stage.done, stage.total, stage.metrics, samples)
             job.check()
-    measure(job, name, choice, ("anogan",))
-    return name
+    curves = dict(job.progress.curves)
+    measure(job, name, choice, (rival.method,))
+    return RivalOutcome(name, part, settings.steps, curves)
