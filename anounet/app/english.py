@@ -497,6 +497,7 @@ LABELS: dict[str, str] = {
     "instant.features": "λ features: repair for F",
     "instant.gate": "λ gate: where to redraw",
     "instant.shift": "Shift of F’s window, pixels",
+    "instant.still": "Share of the steps before it moves",
     "instant.seed": "Seed",
     "L_C foreign": "L_C, foreign",
     "repair": "Repair",

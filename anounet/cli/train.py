@@ -64,6 +64,7 @@ _INSTANT = {
     "features": "weight of the repaired patches' features",
     "gate": "weight of where to redraw",
     "shift": "pixels that F's window moves by, at most",
+    "still": "share of the steps before it moves",
 }
 # Held-back normal images that set the levels of a method's maps.
 NORMALS = {"instant": 200, "anogan": 16, "f-anogan": 200, "decoder": 200}
