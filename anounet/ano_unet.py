@@ -98,7 +98,7 @@ def losses(
         if isinstance(center, LocalCenters):
             centering = center.centering(center.distance(patches(y, f_net, center.settings)))
         else:
-            centering = center.score(f_net(y))
+            centering = center.distance(f_net(y))
         return {"L_R": reconstruction, "L_C": centering, "L": reconstruction + beta * centering}
 
     return objective

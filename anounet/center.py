@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from anounet.storage import WeightsError, load_weights, provenance, save_weights
 MIN_IMAGES = 5
 THRESHOLD_QUANTILE = 0.99
 HELD_BACK = 0.2
+METRICS = {"l1": "mean of abs(F(x) − C)", "cosine": "1 − cos(F(x), C)"}  # what the score goes by
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Center:
         held_back: scores of normal images that C was *not* computed from.
         count: how many images C was computed from.
         meta: provenance.
+        metric: what the score goes by, one of `METRICS`; the article's is l1.
     """
 
     vector: Tensor
@@ -42,10 +44,25 @@ class Center:
     held_back: tuple[float, ...]
     count: int
     meta: dict[str, Any] = field(default_factory=dict)
+    metric: str = "l1"
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"There is no score by '{self.metric}': choose {' or '.join(METRICS)}.")
+
+    def distance(self, features: Tensor) -> Tensor:
+        """L_C = ‖F(x) − C‖₁ / 1280: (B, 1280) → (B,) ≥ 0."""
+        return (features - self.vector.to(features)).abs().mean(dim=1)
 
     def score(self, features: Tensor) -> Tensor:
-        """‖F(x) − C‖₁ / 1280, the anomaly score and L_C alike: (B, 1280) → (B,) ≥ 0."""
-        return (features - self.vector.to(features)).abs().mean(dim=1)
+        """The anomaly score, L_C itself or 1 − cos(F(x), C): (B, 1280) → (B,) ≥ 0.
+
+        F(x) has the same norm for all x; C, a mean, is shorter the more normal images differ, and its length
+        counts for the first alone.
+        """
+        if self.metric == "l1":
+            return self.distance(features)
+        return 1 - torch.cosine_similarity(features, self.vector.to(features)[None], dim=1)
 
     def check(self, f_net: FeatureNet, source: Path | str = "C") -> Center:
         """Refuses an f-Net that C was not made from."""
@@ -64,6 +81,7 @@ class Center:
             "held_back": [round(score, 6) for score in self.held_back],
             "count": self.count,
             "meta": self.meta,
+            "metric": self.metric,
         }
         return save_weights(path, "center", {"vector": self.vector}, described)
 
@@ -82,6 +100,7 @@ class Center:
                 held_back=tuple(float(score) for score in meta["held_back"]),
                 count=int(meta["count"]),
                 meta=dict(meta["meta"]),
+                metric=str(meta.get("metric", "l1")),
             )
         except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
             raise WeightsError(f"{path} is no C of this program: compute C anew.") from error
@@ -124,6 +143,7 @@ def compute_center(
     held_back: float = HELD_BACK,
     quantile: float = THRESHOLD_QUANTILE,
     seed: int = 0,
+    metric: str = "l1",
     facts: dict[str, Any] | None = None,
 ) -> Iterator[CenterProgress]:
     """Computes C from a share of `count` normal images and its threshold from the others.
@@ -132,6 +152,7 @@ def compute_center(
         batches: the normal images, (B, 3, H, W) in [0, 1], `count` in all.
         held_back: share of the images that only set the threshold.
         quantile: the threshold is this quantile of their scores.
+        metric: what the score goes by, one of `METRICS`.
         facts: what to write down as provenance (data set, class, hash).
     """
     fit, held = split_held_back(count, held_back, seed)
@@ -144,18 +165,15 @@ def compute_center(
         raise ValueError(f"{count} normal images were announced and {len(everything)} came.")
     # Rounded as a file holds it, so that scores before saving and after loading are the same.
     vector = everything[fit].double().mean(dim=0).half().float()
-    bare = Center(vector, f_net.fingerprint, 0.0, quantile, (), len(fit))
+    bare = Center(vector, f_net.fingerprint, 0.0, quantile, (), len(fit), metric=metric)
     scores = bare.score(everything[held]).tolist()
     yield CenterProgress(
         count,
         count,
-        Center(
-            vector=vector,
-            f_net=f_net.fingerprint,
+        replace(
+            bare,
             threshold=float(np.quantile(scores, quantile)),
-            quantile=quantile,
             held_back=tuple(sorted(round(score, 6) for score in scores)),
-            count=len(fit),
             meta=provenance(**(facts or {}) | {"held_back_share": held_back, "seed": seed}),
         ),
     )

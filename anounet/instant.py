@@ -13,7 +13,8 @@ anomaly is used. For a pasted image p of a normal image x, m the foreign part, y
 
 With a `shift`, F looks at x and y through a window that moves a few pixels from step to step, the same for
 both. F's strides make it blind to patterns on its own grid, and G finds those: dots every few pixels that are
-normal to F and to no other net, nor to the eye.
+normal to F and to no other net, nor to the eye. While the window stands still, as it does at first, G
+learns faster where to redraw.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class InstantSettings:
     features: float = 2.0  # λ_features
     gate: float = 0.1  # λ_gate
     shift: int = 4  # pixels that F's window moves by at most; the stride of F's finest patches
+    still: float = 0.5  # share of the steps in which F sees the whole image, before its window moves
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ class InstantSettings:
             ("depth", self.depth, 2, 5),
             ("margin", self.margin, 0.0, 1.0),
             ("shift", self.shift, 0, 8),
+            ("share of steps without a shift", self.still, 0.0, 1.0),
         ):
             if not low <= value <= high:
                 raise ValueError(
@@ -129,8 +132,8 @@ def train_instant(
             drawn = torch.randint(len(references), (settings.batch,), generator=generator)
             foreign = as_images(references[drawn], device)
         pasted, cover = paste(x, others, generator, pasting, foreign)
-        corner = [0, 0]
-        if settings.shift:
+        corner = None
+        if settings.shift and step > settings.still * settings.steps:
             corner = torch.randint(settings.shift + 1, (2,), generator=generator).tolist()
         metrics = _loss(net, x, pasted, cover, f_net, centers, spread, settings, corner)
         loss = metrics.pop("L")
@@ -169,13 +172,13 @@ def _loss(
     centers: LocalCenters,
     spread: Tensor,
     settings: InstantSettings,
-    corner: Sequence[int] = (0, 0),
+    corner: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """L, the formula at the top, its parts, and y; `corner` is where F's window begins."""
+    """L, the formula at the top, its parts, and y; `corner` is where F's window begins, None: F sees all."""
     layers, side = centers.settings, x.shape[-1]
     x, pasted = (t.contiguous(memory_format=torch.channels_last) for t in (x, pasted))
-    top, left = corner
-    seen_side = side - settings.shift
+    top, left = corner or (0, 0)
+    seen_side = side if corner is None else side - settings.shift
 
     def window(images: Tensor) -> Tensor:
         part = images[..., top : top + seen_side, left : left + seen_side]

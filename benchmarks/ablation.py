@@ -54,6 +54,7 @@ INSTANT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as shipped": ({}, {}),
     "400 steps": ({"steps": 400}, {}),
     "F's window not shifted": ({"shift": 0}, {}),
+    "F's window shifted from the first step": ({"still": 0.0}, {}),
     "batch 8": ({"batch": 8}, {}),
     "λ_keep 6": ({"keep": 6.0}, {}),
     "without L_C (β = β_in = 0)": ({"beta": 0.0, "beta_foreign": 0.0}, {}),

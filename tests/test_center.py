@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from anounet.feature_net import FeatureNet
 from anounet.storage import WeightsError, save_weights
 
 
-def computed(f_net: FeatureNet, x: Tensor, **options: float) -> Center:
+def computed(f_net: FeatureNet, x: Tensor, **options: Any) -> Center:
     return list(compute_center(f_net, x.split(4), len(x), **options))[-1].center
 
 
@@ -26,6 +27,32 @@ def test_score_is_the_mean_absolute_difference() -> None:
     center = Center(torch.tensor(vector), "F", 1.0, 0.99, (), 3)
     expected = np.abs(features - vector).sum(axis=1) / 1280
     assert np.allclose(center.score(torch.tensor(features)).numpy(), expected)
+
+
+def test_the_score_may_go_by_the_angle_while_l_c_stays_what_it_is() -> None:
+    rng = np.random.default_rng(0)
+    features, vector = rng.normal(size=(5, 1280)), rng.normal(size=1280)
+    center = Center(torch.tensor(vector), "F", 1.0, 0.99, (), 3, metric="cosine")
+    cosines = features @ vector / np.linalg.norm(features, axis=1) / np.linalg.norm(vector)
+    assert np.allclose(center.score(torch.tensor(features)).numpy(), 1 - cosines)
+    expected = np.abs(features - vector).sum(axis=1) / 1280
+    assert np.allclose(center.distance(torch.tensor(features)).numpy(), expected)
+    with pytest.raises(ValueError, match="no score by 'l3': choose l1 or cosine"):
+        replace(center, metric="l3")
+
+
+@pytest.mark.parametrize("metric", ["l1", "cosine"])
+def test_the_threshold_is_of_the_score_and_both_are_kept(
+    f_net: FeatureNet, metric: str, tmp_path: Path
+) -> None:
+    x = tiny.images(20)
+    center = computed(f_net, x, metric=metric)
+    _, held = split_held_back(20)
+    scores = center.score(f_net(x))[held].numpy()
+    assert center.threshold == pytest.approx(np.quantile(scores, 0.99), abs=1e-5)
+    center.save(tmp_path / "center.pt")
+    kept = Center.load(tmp_path / "center.pt")
+    assert kept.metric == metric and torch.equal(kept.score(f_net(x)), center.score(f_net(x)))
 
 
 def test_c_is_the_mean_of_the_fit_share_alone(f_net: FeatureNet) -> None:

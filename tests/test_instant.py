@@ -81,20 +81,20 @@ def test_l_is_the_sum_of_its_weighted_parts(run) -> None:
 def test_the_window_of_f_moves_by_the_seed_and_only_with_a_shift(
     run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corners: list[tuple[int, ...]] = []
+    corners: list[tuple[int, ...] | None] = []
     loss = instant._loss
 
     def watched(*given):
-        corners.append(tuple(given[-1]))
+        corners.append(given[-1] and tuple(given[-1]))
         return loss(*given)
 
     monkeypatch.setattr(instant, "_loss", watched)
     for shift in (4, 4, 0):
-        list(run(replace(SETTINGS, shift=shift, steps=8)))
-    moved, again, still = corners[:8], corners[8:16], corners[16:]
-    assert moved == again and len(set(moved)) > 3
-    assert all(0 <= start <= 4 for corner in moved for start in corner)
-    assert set(still) == {(0, 0)}
+        list(run(replace(SETTINGS, shift=shift, still=0.25, steps=12)))
+    moved, again, never = corners[:12], corners[12:24], corners[24:]
+    assert moved == again and moved[:3] == [None] * 3 and len(set(moved[3:])) > 3
+    assert all(0 <= start <= 4 for corner in moved[3:] for start in corner)
+    assert set(never) == {None}
     with pytest.raises(ValueError, match="shift must lie between 0 and 8"):
         replace(SETTINGS, shift=9)
 

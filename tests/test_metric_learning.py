@@ -365,6 +365,57 @@ def test_a_robust_training_learns_from_the_attacked_images_alone(monkeypatch: py
     assert asked == [(1.0, 4)] * 2
 
 
+def test_augmented_images_are_mirrored_and_moved_each_by_its_own_draw() -> None:
+    side, count = 32, 64
+    columns = torch.arange(float(side)).expand(3, side, side)
+    x = torch.stack([torch.cat((columns[:1], columns[:1].transpose(1, 2), columns[:1]))] * count)
+    seen = metric_learning.augmented(x, tiny.generator())
+    assert seen.shape == x.shape and seen.is_contiguous(memory_format=torch.channels_last)
+    across, down = seen[:, 0], seen[:, 1]
+    assert torch.equal(across, across[:, :1].expand_as(across))  # a column stays one
+    assert torch.equal(down, down[:, :, :1].expand_as(down))
+    middle = side // 2
+    mirrored = across[:, 0, middle] > across[:, 0, middle + 1]
+    assert 0.3 < mirrored.float().mean() < 0.7
+    moves = down[:, middle, 0] - middle
+    assert set(moves.tolist()) == set(range(-4, 5)) and (down[:, middle + 1, 0] - middle - 1 == moves).all()
+    sideways = across[~mirrored, 0, middle] - middle
+    assert set(sideways.tolist()) <= set(range(-4, 5)) and len(set(sideways.tolist())) > 5
+    assert torch.equal(seen, metric_learning.augmented(x, tiny.generator()))
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_f_learns_from_augmented_images_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = two_classes()
+    monkeypatch.setattr(metric_learning, "augmented", lambda x, _: 1 - x)
+
+    def losses(pixels: Tensor, augment: bool) -> list[float]:
+        settings = replace(QUICK, epochs=1, augment=augment)
+        return [s.metrics["loss"] for s in train_f_net(tiny.backbone(), pixels, labels, settings)]
+
+    assert losses(images, True) == pytest.approx(losses(255 - images, False), rel=1e-3)
+    assert losses(images, True) != pytest.approx(losses(images, False), rel=1e-3)
+    assert not ARTICLE.augment and not ARTICLE.decay
+
+
+def test_the_learning_rate_falls_to_nothing_where_it_is_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = two_classes()
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *given):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    for decay in (True, False):
+        list(train_f_net(tiny.backbone(), images, labels, replace(QUICK, epochs=4, decay=decay)))
+    falling, constant = rates[:8], rates[8:]
+    assert falling[0] == QUICK.learning_rate and falling == sorted(falling, reverse=True)
+    assert falling[4] == pytest.approx(QUICK.learning_rate / 2) and falling[-1] < 0.05 * QUICK.learning_rate
+    assert set(constant) == {QUICK.learning_rate}
+
+
 def test_a_robust_training_depends_on_its_seed_alone() -> None:
     images, labels = two_classes(8)
 

@@ -512,6 +512,7 @@ LABELS: dict[str, str] = {
     "instant.features": "λ features: repair for F",
     "instant.gate": "λ gate: where to redraw",
     "instant.shift": "Shift of F’s window, pixels",
+    "instant.still": "Share of the steps before it moves",
     "instant.seed": "Seed",
     "rival.steps": "Steps",
     "rival.batch": "Batch",

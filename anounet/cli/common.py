@@ -87,6 +87,15 @@ def add_settings(parser: argparse.ArgumentParser, kind: type, helps: dict[str, s
     for field in dataclasses.fields(kind):
         if field.name in helps:
             default = "" if field.default is None else f" (default: {field.default})"
+            if hints[field.name] is bool:
+                default = f" (default: {'yes' if field.default else 'no'})"
+                parser.add_argument(
+                    "--" + field.name.replace("_", "-"),
+                    action=argparse.BooleanOptionalAction,
+                    default=None,
+                    help=helps[field.name] + default,
+                )
+                continue
             parser.add_argument(
                 "--" + field.name.replace("_", "-"),
                 type=_plain(hints[field.name]),

@@ -45,6 +45,7 @@ _INSTANT = _TRAINING | {
     "features": "weight of the repaired patches' features",
     "gate": "weight of where to redraw",
     "shift": "pixels that F's window moves by, at most",
+    "still": "share of the steps before it moves",
 }
 
 

@@ -29,6 +29,8 @@ _F_NET = {
     "compactness": "λ, weight of drawing the normal class together, for doc",
     "robust_eps": "L2 radius of the adversarial images that F learns from, at 96 px; 0: from the images",
     "robust_steps": "steps to an adversarial image",
+    "augment": "mirror images half of the time, and move them by up to an eighth of their side",
+    "decay": "let the learning rate fall to 0 along a half cosine",
 }
 DECODER, ENCODER = DecoderSettings(), EncoderSettings()
 
