@@ -44,24 +44,25 @@ def make_scales(
     """
     bundle = load_bundle(name, device)
     counts = {method: count for method, count in counts.items() if count and _can(bundle, method)}
-    done, total = 0, sum(counts.values())
     normals: dict[tuple[Any, Any], Tensor] = {}
-    yield Stage("scales", 0, total, {})
+    images: dict[str, Tensor] = {}
     for method, count in counts.items():
         made = _made(bundle, method)
         known = made.get("limit"), made.get("seed")
         if known not in normals:  # most often all parts were made from the same images
             normals[known] = held_back_normals(choice, max(counts.values()), made)
-        images = normals[known][:count]
+        images[method] = normals[known][:count]
+    done, total = 0, sum(map(len, images.values()))
+    for method, chosen in images.items():
         results = []
-        for result in _results(bundle, method, images):
+        for result in _results(bundle, method, chosen):
             results.append(result)
-            yield Stage("scales", done + len(results), total + len(images) - count, {})
+            yield Stage("scales", done + len(results), total, {})
+        done += len(results)
         levels, facts = _levels(method, results), {}
         if method in DRAWS["identity"] and bundle.general_identity is not None:
             facts["general_identity"] = bundle.general_identity  # not in this bundle's files: so it is named
         save_part(name, scales=levels.scales, limits=levels.limits, **facts)
-        done, total = done + len(images), total + len(images) - count
 
 
 def unmeasured(name: str, *methods: str) -> bool:
