@@ -2,7 +2,7 @@
 
     weights/<name>/bundle.json   what it is, its settings and scales, the SHA-256 of every file
                    f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
-                   encoder.pt  decoder.pt
+                   encoder.pt  decoder.pt  classifier.pt
 
 A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which.
 """
@@ -31,6 +31,7 @@ from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
 from anounet.instant import load_instant, save_instant
 from anounet.local_centers import LocalCenters
+from anounet.second_classifier import SecondClassifier
 from anounet.storage import WeightsError, file_sha256, load_weights, save_weights, write_json
 from anounet.unet import GatedUNet, UNet
 
@@ -44,6 +45,7 @@ PARTS = {
     "anogan": "anogan.pt",
     "encoder": "encoder.pt",
     "decoder": "decoder.pt",
+    "classifier": "classifier.pt",
 }
 # What Ano-Unet is compared with → the parts needed.
 RIVALS = {"anogan": ("anogan",), "f-anogan": ("anogan", "encoder"), "decoder": ("decoder",)}
@@ -76,6 +78,7 @@ class Bundle:
         anogan: a rival, or None.
         encoder: f-AnoGAN's, trained with this AnoGAN, or None.
         decoder: another rival, trained with this F, or None.
+        classifier: a net apart that says whether a change is real, or None.
         scales: "method" for its usual map, "method:map" for the others → the map level that 99.5 % of
             held-back normal pixels stay under.
         limits: the same names → the level above which a region is reported (99.9 %), and "method:score"
@@ -94,6 +97,7 @@ class Bundle:
     anogan: AnoGAN | None
     encoder: Encoder | None
     decoder: Decoder | None
+    classifier: SecondClassifier | None
     scales: Mapping[str, float]
     limits: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -193,6 +197,14 @@ class Bundle:
                 f"with 'python -m anounet train-decoder --bundle {self.name}'."
             )
         return self.decoder
+
+    def require_classifier(self) -> SecondClassifier:
+        if self.classifier is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no second classifier yet: train one "
+                f"with 'python -m anounet train-classifier --bundle {self.name}'."
+            )
+        return self.classifier
 
     def require_rival(self, rival: str) -> None:
         """Says what is missing where the bundle lacks a part of one of `RIVALS`."""
@@ -304,6 +316,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
     decoder = part("decoder", Decoder.load)
     if decoder is not None:
         decoder.check(f_net, folder / PARTS["decoder"])
+    classifier = part("classifier", SecondClassifier.load)
     try:
         size = check_size(info["size"])
         scales = {str(method): float(level) for method, level in info.get("scales", {}).items()}
@@ -315,7 +328,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
             raise WeightsError(
                 f"{folder / PARTS[key]} works at {net.size} px and the bundle at {size}: train {who} anew."
             )
-    for net in (f_net, identity, instant, gan, encoder, decoder):
+    for net in (f_net, identity, instant, gan, encoder, decoder, classifier):
         if net is not None:
             net.to(device)
     local = local.to(device) if local is not None else None
@@ -332,6 +345,7 @@ def load_bundle(name: str, device: torch.device | str | None = None, *, only_f_n
         anogan=gan,
         encoder=encoder,
         decoder=decoder,
+        classifier=classifier,
         scales=scales,
         limits=limits,
         info=rest,
@@ -358,6 +372,7 @@ def save_part(
     anogan: AnoGAN | None = None,
     encoder: Encoder | None = None,
     decoder: Decoder | None = None,
+    classifier: SecondClassifier | None = None,
     meta: Mapping[str, Any] | None = None,
     scales: Mapping[str, float] | None = None,
     limits: Mapping[str, float] | None = None,
@@ -366,12 +381,13 @@ def save_part(
     """Adds parts to a bundle, or replaces them, and writes bundle.json last.
 
     A new F takes away what was made from the old one (both kinds of C, the instant U-Net, the decoder, scales
-    and limits), and where it is for another normal class, data set or size, AnoGAN too. New local centres
-    take away the instant U-Net that was trained with the old ones, and a new AnoGAN its encoder.
+    and limits), where it is for another normal class, data set or size, AnoGAN too, and where it is for
+    another data set or size, the second classifier. New local centres take away the instant U-Net that was
+    trained with the old ones, and a new AnoGAN its encoder.
 
     Args:
         instant: trained with the local centres that are saved with it or are there.
-        meta: provenance of the F or the U-Net that is saved (C and the rivals carry their own).
+        meta: provenance of the F or the U-Net that is saved (the others carry their own).
         scales: maps' scales, added to those there are; `limits` likewise.
         info: further fields of bundle.json; `size` is needed for a new bundle.
     """
@@ -390,6 +406,8 @@ def save_part(
             drop("center", "local", "instant", "decoder")
             if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
                 drop("anogan", "encoder")
+            if any(key in info and now.get(key) != info[key] for key in ("data", "size")):
+                drop("classifier")
             now["scales"], now["limits"] = {}, {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             files[PARTS["f_net"]] = save_weights(folder / PARTS["f_net"], "f_net", f_net.state(), described)
@@ -417,6 +435,8 @@ def save_part(
             files[PARTS["encoder"]] = encoder.save(folder / PARTS["encoder"])
         if decoder is not None:
             files[PARTS["decoder"]] = decoder.save(folder / PARTS["decoder"])
+        if classifier is not None:
+            files[PARTS["classifier"]] = classifier.save(folder / PARTS["classifier"])
         now["scales"] = now.get("scales", {}) | dict(scales or {})
         now["limits"] = now.get("limits", {}) | dict(limits or {})
         now |= info
