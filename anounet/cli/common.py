@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 import types
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -112,10 +114,14 @@ def add_bundle(parser: argparse.ArgumentParser, default: str | None = SHIPPED) -
     )
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: cuda where there is one)"
     )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
 
 
@@ -141,6 +147,16 @@ def modes_of(files: Iterable[str]) -> list[str]:
         **{rival: [set(parts)] for rival, parts in RIVALS.items()},
     }
     return [mode for mode, ways in needs.items() if any(way <= has for way in ways)]
+
+
+def command_of(given: argparse.Namespace) -> str:
+    """The command line as typed; of files outside this folder only the names."""
+
+    def plain(word: str) -> str:
+        flag, equals, value = word.rpartition("=")
+        return flag + equals + (Path(value).name if value.startswith(("/", "..")) else value)
+
+    return shlex.join(["python", "-m", "anounet", *map(plain, given.words)])
 
 
 def report(given: argparse.Namespace, value: Any, text: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from anounet import metric_learning, prepare
@@ -20,6 +18,7 @@ from anounet.cli.common import (
     add_bundle,
     add_common,
     add_settings,
+    command_of,
     device_of,
     modes_of,
     report,
@@ -27,6 +26,7 @@ from anounet.cli.common import (
 )
 from anounet.datasets import DataError, open_set
 from anounet.decoder import DecoderSettings
+from anounet.experiments import make_classifier
 from anounet.f_anogan import EncoderSettings
 from anounet.identity import STARTS, UNetSettings
 from anounet.images import check_size
@@ -35,6 +35,7 @@ from anounet.local_centers import PatchSettings
 from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice, Plan, Stage
 from anounet.presets import PRESETS
+from anounet.second_classifier import ClassifierSettings
 
 _F_NET = {
     "width": "MobileNetV2's width, 0.5 or 1.0",
@@ -177,7 +178,32 @@ def add_commands(commands: Any) -> None:
     )
     decoder.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
     decoder.set_defaults(run=run_decoder)
-    for parser in (everything, f_net, center, instant, unet, gan, decoder):
+
+    classifier = commands.add_parser(
+        "train-classifier",
+        help="train the second classifier, which says whether a change is real; goes on where it was cut off",
+    )
+    add_bundle(classifier, None)
+    classifier.add_argument(
+        "--start",
+        metavar="FILE",
+        help="starting weights: a state dict of MobileNetV2 features, or 'download' for those of width 1.0",
+    )
+    add_settings(
+        classifier,
+        ClassifierSettings,
+        {
+            "width": "MobileNetV2's width; another one than F's",
+            "images": "images of all classes at most, drawn at random",
+            "steps": "updates",
+            "batch": "images a step",
+            "learning_rate": "of Adam",
+            "shift": "pixels that an image is moved by at most",
+        },
+    )
+    classifier.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
+    classifier.set_defaults(run=run_classifier)
+    for parser in (everything, f_net, center, instant, unet, gan, decoder, classifier):
         parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed (default: 0)")
         add_common(parser)
 
@@ -315,16 +341,6 @@ def _f_net_settings(given: argparse.Namespace) -> FNetSettings:
     return settings_from(given, FNetSettings, replace(base, robust_eps=ROBUST_EPS) if given.robust else base)
 
 
-def _command(given: argparse.Namespace) -> str:
-    """The command line as typed; of files outside this folder only the names."""
-
-    def plain(word: str) -> str:
-        flag, equals, value = word.rpartition("=")
-        return flag + equals + (Path(value).name if value.startswith(("/", "..")) else value)
-
-    return shlex.join(["python", "-m", "anounet", *map(plain, given.words)])
-
-
 def _follow(given: argparse.Namespace, stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
     """Shows the stages' progress and gives back the last figures of each."""
     progress, last = Progress(), {}
@@ -387,7 +403,7 @@ def run_prepare(given: argparse.Namespace) -> int:
         start=given.start,
         article_scale=given.article_scale,
     )
-    stages = prepare.prepare(name, plan, _command(given), device_of(given))
+    stages = prepare.prepare(name, plan, command_of(given), device_of(given))
     return _resumable(given, name, stages)
 
 
@@ -400,7 +416,7 @@ def run_f_net(given: argparse.Namespace) -> int:
         _f_net_settings(given),
         given.start,
         device,
-        prepare.describe(choice, command=_command(given), settings=own),
+        prepare.describe(choice, command=command_of(given), settings=own),
         resume=not given.fresh,
     )
     return _resumable(given, name, stages)
@@ -480,3 +496,17 @@ def run_decoder(given: argparse.Namespace) -> int:
     )
     stages = prepare.make_decoder(given.bundle, choice, settings, device, resume=not given.fresh)
     return _resumable(given, given.bundle, _measured(given, choice, stages, "decoder"))
+
+
+def run_classifier(given: argparse.Namespace) -> int:
+    """Trains the second classifier on all classes of the bundle's data set."""
+    choice = prepare.choice_of(read_info(given.bundle))
+    stages = make_classifier(
+        given.bundle,
+        choice,
+        settings_from(given, ClassifierSettings),
+        given.start,
+        device_of(given),
+        resume=not given.fresh,
+    )
+    return _resumable(given, given.bundle, stages)
