@@ -221,6 +221,13 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """What a device is called, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
 def weights_folder() -> Path:
     """`$ANOUNET_WEIGHTS`, else the `weights/` beside the package."""
     named = os.environ.get("ANOUNET_WEIGHTS")

@@ -5,6 +5,7 @@ An experiment is a preset's or a bundle's; `run` is a stream of Stages that ends
 """
 
 from anounet.experiments.choice import (
+    MIN_IMAGES,
     PLAIN,
     VARIANTS,
     Experiment,
@@ -20,6 +21,7 @@ from anounet.experiments.report import FILE, PICTURE, Report, outdated, save_rep
 
 __all__ = [
     "FILE",
+    "MIN_IMAGES",
     "PICTURE",
     "PLAIN",
     "TITLES",

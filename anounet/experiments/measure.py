@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anounet.bundle import Bundle, read_info
+from anounet.bundle import Bundle, device_name, read_info
 from anounet.experiments.choice import Experiment, ExperimentSettings, TestImages, test_images
 from anounet.experiments.figure import PERCENTILES, Drawn, FigureRow, picks
 from anounet.experiments.memory import PeakMemory
@@ -99,7 +99,7 @@ def run(
         shown=tuple(row.shown for row in work.figure.values()),
         notes=(*work.notes, *judges.notes),
         command=command,
-        device=_device(bundle),
+        device=device_name(bundle.device),
         made=facts["made"],
         versions=facts["versions"],
     )
@@ -347,9 +347,3 @@ def _what(images: TestImages, index: int) -> str:
     """The defect of an image, or its class."""
     item = images.images.items[index]
     return item.defect or item.class_name
-
-
-def _device(bundle: Bundle) -> str:
-    if bundle.device.type == "cuda":
-        return torch.cuda.get_device_name(bundle.device)
-    return f"CPU, {torch.get_num_threads()} threads"
