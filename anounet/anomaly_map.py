@@ -14,6 +14,7 @@ from torch import Tensor
 
 SCALE_QUANTILE = 0.995  # share of normal pixels that lie under 1 on a map's scale
 LIMIT_QUANTILE = 0.999  # share of normal pixels that lie under the level at which a region is reported
+SCALE_TOP = 2.0  # the colours end at twice the level that SCALE_QUANTILE of normal pixels stay under
 MAPS = ("combined", "residual", "distance", "gain", "change", "product")
 COLORMAPS = ("inferno", "jet")
 # Inferno (S. van der Walt and N. Smith, 2015, CC0) at ten even positions: even in lightness, so that it

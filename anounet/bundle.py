@@ -2,7 +2,7 @@
 
     weights/<name>/bundle.json   what it is, its settings and scales, the SHA-256 of every file
                    f_net.pt  center.pt  local_centers.pt  unet_identity.pt  unet_instant.pt  anogan.pt
-                   encoder.pt  decoder.pt
+                   encoder.pt  decoder.pt  classifier.pt
 
 A bundle grows part by part (F on page 1, C on page 2, …); who needs one that is missing is told which. A kill
 while parts are saved leaves the old ones or the new ones. One without an identity U-Net of its own uses the
@@ -34,6 +34,7 @@ from anounet.identity import load_unet, save_unet
 from anounet.images import check_size
 from anounet.instant import load_instant, save_instant
 from anounet.local_centers import LocalCenters
+from anounet.second_classifier import SecondClassifier
 from anounet.storage import (
     WeightsError,
     clear_abandoned,
@@ -57,6 +58,7 @@ PARTS = {
     "anogan": "anogan.pt",
     "encoder": "encoder.pt",
     "decoder": "decoder.pt",
+    "classifier": "classifier.pt",
 }
 # What Ano-Unet is compared with → the parts needed.
 RIVALS = {"anogan": ("anogan",), "f-anogan": ("anogan", "encoder"), "decoder": ("decoder",)}
@@ -98,6 +100,7 @@ class Bundle:
         anogan: a rival, or None.
         encoder: f-AnoGAN's, trained with this AnoGAN, or None.
         decoder: another rival, trained with this F, or None.
+        classifier: a net apart that says whether a change is real, or None.
         scales: "method" for its usual map, "method:map" for the others → the map level that 99.5 % of
             held-back normal pixels stay under.
         limits: the same names → the level above which a region is reported (99.9 %), and "method:score"
@@ -117,6 +120,7 @@ class Bundle:
     anogan: AnoGAN | None
     encoder: Encoder | None
     decoder: Decoder | None
+    classifier: SecondClassifier | None
     scales: Mapping[str, float]
     limits: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -227,6 +231,14 @@ class Bundle:
             )
         return self.decoder
 
+    def require_classifier(self) -> SecondClassifier:
+        if self.classifier is None:
+            raise WeightsError(
+                f"The bundle '{self.name}' has no second classifier yet: train one "
+                f"with 'python -m anounet train-classifier --bundle {self.name}'."
+            )
+        return self.classifier
+
     def require_rival(self, rival: str) -> None:
         """Says what is missing where the bundle lacks a part of one of `RIVALS`."""
         if rival not in RIVALS:
@@ -240,6 +252,13 @@ class Bundle:
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def weights_folder() -> Path:
@@ -364,6 +383,7 @@ def _load(name: str, device: torch.device | str | None, only_f_net: bool) -> Bun
     decoder = part("decoder", Decoder.load)
     if decoder is not None:
         decoder.check(f_net, folder / PARTS["decoder"])
+    classifier = part("classifier", SecondClassifier.load)
     try:
         size = check_size(info["size"])
         scales = {str(method): float(level) for method, level in info.get("scales", {}).items()}
@@ -379,7 +399,7 @@ def _load(name: str, device: torch.device | str | None, only_f_net: bool) -> Bun
             raise WeightsError(
                 f"{folder / PARTS[key]} works at {net.size} px and the bundle at {size}: train {who} anew."
             )
-    for net in (f_net, identity, instant, gan, encoder, decoder):
+    for net in (f_net, identity, instant, gan, encoder, decoder, classifier):
         if net is not None:
             net.to(device)
     local = local.to(device) if local is not None else None
@@ -396,6 +416,7 @@ def _load(name: str, device: torch.device | str | None, only_f_net: bool) -> Bun
         anogan=gan,
         encoder=encoder,
         decoder=decoder,
+        classifier=classifier,
         scales=scales,
         limits=limits,
         info=rest,
@@ -423,6 +444,7 @@ def save_part(
     anogan: AnoGAN | None = None,
     encoder: Encoder | None = None,
     decoder: Decoder | None = None,
+    classifier: SecondClassifier | None = None,
     meta: Mapping[str, Any] | None = None,
     scales: Mapping[str, float] | None = None,
     limits: Mapping[str, float] | None = None,
@@ -432,13 +454,14 @@ def save_part(
     """Adds parts to a bundle, or replaces them: all of it or, after a kill, nothing.
 
     A new F takes away what was made from the old one (both kinds of C, the instant U-Net, the decoder, scales
-    and limits), and where it is for another normal class, data set or size, AnoGAN too. New local centres
-    take away the instant U-Net that was trained with the old ones, and a new AnoGAN its encoder. What draws a
-    method's maps takes away their scales and limits.
+    and limits), where it is for another normal class, data set or size, AnoGAN too, and where it is for
+    another data set or size, the second classifier. New local centres take away the instant U-Net that was
+    trained with the old ones, and a new AnoGAN its encoder. What draws a method's maps takes away
+    their scales and limits.
 
     Args:
         instant: trained with the local centres that are saved with it or are there.
-        meta: provenance of the F or the U-Net that is saved (C and the rivals carry their own).
+        meta: provenance of the F or the U-Net that is saved (the others carry their own).
         scales: maps' scales, added to those there are; `limits` likewise.
         without: parts to take away.
         info: further fields of bundle.json; `size` is needed for a new bundle.
@@ -473,6 +496,8 @@ def save_part(
             drop("center", "local", "instant", "decoder")
             if any(key in info and now.get(key) != info[key] for key in ("data", "normal", "size")):
                 drop("anogan", "encoder")
+            if any(key in info and now.get(key) != info[key] for key in ("data", "size")):
+                drop("classifier")
             now["scales"], now["limits"] = {}, {}
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             stage("f_net", lambda path: save_weights(path, "f_net", f_net.state(), described))
@@ -497,6 +522,8 @@ def save_part(
             stage("encoder", encoder.save)
         if decoder is not None:
             stage("decoder", decoder.save)
+        if classifier is not None:
+            stage("classifier", classifier.save)
         now["scales"] = now.get("scales", {}) | dict(scales or {})
         now["limits"] = now.get("limits", {}) | dict(limits or {})
         write_json(path, now | info)

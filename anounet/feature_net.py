@@ -65,13 +65,16 @@ class Backbone(nn.Module):
         backbone.load_state(f_net.state(), source)
         return backbone
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """f, the pooled features of x as they are, before any norm: (B, 3, H, W) in [0, 1] → (B, 1280)."""
+        return self.features(_normalise(x, self.settings)).mean(dim=(2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """α · f / ‖f‖₂ per sample, f the pooled features of x: (B, 3, H, W) in [0, 1] → (B, 1280).
 
         L2-softmax: Ranjan, Castillo, Chellappa 2017, equation 3.
         """
-        f = self.features(_normalise(x, self.settings)).mean(dim=(2, 3))
-        return self.settings.alpha * nn.functional.normalize(f, dim=1, eps=1e-8)
+        return self.settings.alpha * nn.functional.normalize(self.pooled(x), dim=1, eps=1e-8)
 
     def state(self) -> dict[str, Tensor]:
         """The weights by torchvision's names, without BatchNorm's counters."""
@@ -121,10 +124,13 @@ class FeatureNet(nn.Module):
     def meta(self) -> dict[str, Any]:
         return asdict(self.settings)
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """f, the pooled features of x as they are, before any norm: (B, 3, H, W) in [0, 1] → (B, 1280)."""
+        return self.features(_normalise(x, self.settings)).mean(dim=(2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """F(x): (B, 3, H, W) in [0, 1] → (B, 1280), each of norm α."""
-        f = self.features(_normalise(x, self.settings)).mean(dim=(2, 3))
-        return self.settings.alpha * nn.functional.normalize(f, dim=1, eps=1e-8)
+        return self.settings.alpha * nn.functional.normalize(self.pooled(x), dim=1, eps=1e-8)
 
     def feature_maps(self, x: Tensor, layers: Sequence[int] = (3, 6, 13)) -> list[Tensor]:
         """Outputs of the blocks named: (B, 3, H, W) in [0, 1] → [(B, channels, H/stride, W/stride), …]."""

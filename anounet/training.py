@@ -119,8 +119,8 @@ def adam_steps(
     metric: str,
     described: Mapping[str, Any],
     finish: Callable[[], Any],
-    samples: Callable[[], Tensor],
-    samples_every: int,
+    samples: Callable[[], Tensor] | None = None,
+    samples_every: int = 100,
     resume: Mapping[str, Any] | None = None,
 ) -> Iterator[TrainingStep]:
     """Trains a net by Adam, its rate falling to 0 along a half cosine, on batches drawn with replacement.
@@ -132,7 +132,7 @@ def adam_steps(
         what: the net, and `metric` the loss, for people.
         described: JSON types that say what the training is of; a checkpoint of another is refused.
         finish: the frozen net that the last step carries.
-        samples: (n, 3, H, W) in [0, 1] to look at, every `samples_every` steps and at the end.
+        samples: (n, 3, H, W) in [0, 1] to look at, every `samples_every` steps and at the end, if any.
         resume: the last `checkpoint`, to go on from: the same net comes out, bit for bit.
 
     Raises:
@@ -169,7 +169,7 @@ def adam_steps(
             total=total,
             metrics={metric: value},
             model=finish() if last else None,
-            samples=samples() if last or step % samples_every == 0 else None,
+            samples=samples() if samples and (last or step % samples_every == 0) else None,
             checkpoint=checkpoint,
         )
 

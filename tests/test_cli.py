@@ -446,7 +446,7 @@ def test_prepare_makes_a_bundle_that_can_be_used(
     assert status == 0, progress
     report = json.loads(shown)
     assert report["bundle"] == "made"
-    assert report["files"] == sorted(set(PARTS.values()) - {PARTS["identity"]})  # the general one
+    assert report["files"] == sorted(set(PARTS.values()) - {PARTS["identity"], PARTS["classifier"]})
     assert report["modes"] == ["instant", "fast", "article", *RIVALS]
     stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "encoder", "decoder", "scales"]
     assert list(report["figures"]) == stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,16 @@ def test_a_failure_is_kept_and_the_queue_goes_on(manager: JobManager) -> None:
     assert str(failed.error) == "a sentence for the visitor"
     assert failed.error.__traceback__ is None  # frames would keep tensors alive
     assert finished(manager.submit("y", "k", "y", lambda job: 7)).result == 7
+
+
+def test_work_that_a_stopping_server_breaks_off_is_no_failure(
+    manager: JobManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    job = manager.submit("a", "page", "A", lambda job: pool.submit(print))
+    assert job.wait(PATIENCE) and (job.state, job.error) == (CANCELLED, None)
+    assert not caplog.records
 
 
 def test_only_the_last_ended_jobs_are_remembered(manager: JobManager) -> None:

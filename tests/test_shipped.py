@@ -12,6 +12,7 @@ from anounet.anomaly_map import MAPS, heat_map
 from anounet.bundle import SHIPPED, Bundle, load_bundle, read_info, verify
 from anounet.center import features_of
 from anounet.datasets import TextureSet
+from anounet.experiments import FILE, PICTURE, saved_report
 from anounet.local_centers import patches
 from anounet.metrics import image_auroc, pixel_auroc
 from anounet.visualization import drain, visualize, visualize_many
@@ -62,7 +63,17 @@ def test_all_weights_are_small_and_listed() -> None:
     for folder in (path for path in WEIGHTS.iterdir() if path.is_dir()):
         assert folder.name in text
         parts = set(read_info(folder.name)["files"])
-        assert {path.name for path in folder.iterdir()} == parts | {"bundle.json"}
+        there = {path.name for path in folder.iterdir()}
+        assert there - {FILE, PICTURE} == parts | {"bundle.json"}
+        # Images of others' data are never committed, those in a figure neither.
+        assert PICTURE not in there or read_info(folder.name)["data"] == TextureSet.name
+
+
+def test_kept_experiments_can_be_read_and_are_of_these_weights() -> None:
+    for path in WEIGHTS.glob(f"*/{FILE}"):
+        report = saved_report(path.parent.name)
+        assert report.bundle == path.parent.name and report.files == read_info(report.bundle)["files"]
+        assert report.command.startswith("python -m anounet experiment ")
 
 
 def test_no_path_of_the_machine_it_was_made_on_is_in_it() -> None:

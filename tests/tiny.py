@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +14,12 @@ from anounet.center import Center, compute_center
 from anounet.datasets import TextureSet
 from anounet.decoder import Decoder, DecoderSettings, train_decoder
 from anounet.f_anogan import Encoder, EncoderSettings, train_encoder
-from anounet.feature_net import Backbone, BackboneSettings, FeatureNet
+from anounet.feature_net import FEATURES, Backbone, BackboneSettings, FeatureNet
 from anounet.identity import frozen
 from anounet.instant import InstantSettings, train_instant
 from anounet.local_centers import LocalCenters, PatchSettings, compute_local_centers
+from anounet.second_classifier import SecondClassifier
+from anounet.training import reinitialize
 from anounet.unet import GatedUNet, UNet
 
 SIZE = 32
@@ -94,6 +97,13 @@ def encoder(gan: AnoGAN) -> Encoder:
     return list(train_encoder(pixels(8), gan, ENCODER))[-1].model
 
 
+def classifier(classes: Sequence[str] = ("streaks", "streaks defective")) -> SecondClassifier:
+    """One of random weights: it has an opinion of every change."""
+    head = torch.nn.Linear(FEATURES, len(classes))
+    reinitialize(head, generator(5))
+    return SecondClassifier(f_net(5), head.state_dict(), classes, accuracy=0.5)
+
+
 def save_bundle(name: str = NAME) -> Path:
     """A bundle with every part, in `$ANOUNET_WEIGHTS`."""
     net = f_net()
@@ -101,7 +111,7 @@ def save_bundle(name: str = NAME) -> Path:
     save_part(name, f_net=net, meta={"made": "for tests"}, **described)
     gan = anogan()
     save_part(name, center=center(net), identity=identity(), anogan=gan, encoder=encoder(gan))
-    save_part(name, decoder=decoder(net))
+    save_part(name, decoder=decoder(net), classifier=classifier())
     local = tiny_local_centers(net)
     save_part(name, local=local, instant=tiny_instant(net, local), meta={"made": "for tests"})
     settings = {"fast": {"beta": 4.0, "steps": 3}, "fast-local": {"steps": 2}}

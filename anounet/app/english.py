@@ -9,6 +9,7 @@ TEXTS: dict[str, str] = {
     "page.center": "C",
     "page.visualise": "Visualise",
     "page.own": "Your own images",
+    "page.experiments": "Experiments",
     # --- home ---
     "home.lead": "**Where** is an image abnormal, and **what would it look like if it were normal?** Pick a "
     "defect: the answer is computed while you watch.",
@@ -412,6 +413,49 @@ TEXTS: dict[str, str] = {
     "only. The bundle has none yet; training takes several minutes on a CPU.",
     "anogan.training": "AnoGAN’s training",
     "anogan.samples": "Images that it draws; what is normal and not among their like counts as a change.",
+    # --- experiments ---
+    "experiments.title": "Experiments",
+    "experiments.lead": "The article’s experiments, measured with every method on the same test images. Was "
+    "the anomaly found, and is what was changed **really** more normal? A second classifier, which G never "
+    "saw, is asked about that.",
+    "experiments.choose": "Experiment",
+    "experiments.variant": "f-Net",
+    "experiments.kept": "As it was measured",
+    "experiments.none": "No numbers are kept for this experiment yet: "
+    "`python -m anounet experiment {name} --save` measures and keeps them.",
+    "experiments.made": "Measured on {date} with {images} test images (normal + anomalous; {device}) by "
+    "{made}.",
+    "experiments.by_page": "this page",
+    "experiments.outdated": "The bundle “{name}” has other weights now than those that were measured.",
+    "experiments.judged": "**Is the change real?** The change of the second classifier’s "
+    "normal-minus-anomalous logit in anomalous images, the share of them that goes towards normal, the share "
+    "of those it called anomalous that flips, and of the normal images the share that stays normal.",
+    "experiments.changed": "**What was changed**, in anomalous and in normal images.",
+    "experiments.whole_figure": "The figure as it was measured",
+    "experiments.live": "Image by image, computed now",
+    "experiments.rule": "Which images are shown is a rule, not a choice: those at the 1st, 25th, 50th, 75th "
+    "and 99th percentile of F’s score among anomalous ones, and the 1st, 50th and 99th among normal ones.",
+    "experiments.pick": "Image",
+    "experiments.pick_one": "{kind}, {n} %",
+    "experiments.download": "Whole figure (PNG)",
+    "experiments.original_note": "{what}; F’s score {score}",
+    "experiments.scale": "Every map is on its method’s fixed scale: the colours end at twice the level that "
+    "99.5 % of the pixels of normal images stay under.",
+    "experiments.alt_normalised": "{name}, redrawn as normal by {method}",
+    "experiments.alt_map": "Heat map of {name} by {method}: the strongest change is {level} times the normal "
+    "limit",
+    "experiments.figure_job": "The figure’s images",
+    "experiments.again": "Measure it anew",
+    "experiments.images": "Images of each kind",
+    "experiments.images_help": "Normal and anomalous test images, so many of each at most, drawn at random.",
+    "experiments.article": "In article mode",
+    "experiments.article_help": "So many of each kind; most of a minute each on a CPU. 0 leaves it out.",
+    "experiments.anogan": "For AnoGAN",
+    "experiments.anogan_help": "So many of each kind; its search takes seconds each on a CPU. 0 "
+    "leaves it out.",
+    "experiments.about": "About {time} at the pace of the run above ({device}).",
+    "experiments.go": "Measure",
+    "experiments.job": "Measuring “{title}”",
     # --- jobs ---
     "job.queued": "Waiting: {n} before this one, first “{first}” ({share} done)",
     "job.count": "{done} of {total}",
@@ -497,6 +541,10 @@ LABELS: dict[str, str] = {
     "threshold.limit": "99.9 %",
     "threshold.scale": "99.5 %",
     "threshold.off": "Off",
+    "kind.anomalous": "Anomalous",
+    "kind.normal": "Normal",
+    "variant.plain": "Plain",
+    "variant.robust": "Robust",
     "metric.spread": "each centre has its own, for every feature",
     "metric.euclidean": "one for all (plain distance)",
     "instant.steps": "Steps",

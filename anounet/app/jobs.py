@@ -181,9 +181,11 @@ class Job:
         except JobCancelled:
             state = CANCELLED
         except Exception as error:
-            # Sentences for the visitor are ValueError and ArithmeticError; the traceback is for the terminal.
-            log.warning("%s failed: %s", self.label, error, exc_info=not isinstance(error, ValueError))
-            self.error, state = error.with_traceback(None), FAILED
+            state = CANCELLED if _closing(error) else FAILED
+            if state == FAILED:
+                # Sentences for the visitor are ValueError and ArithmeticError; tracebacks for the terminal.
+                log.warning("%s failed: %s", self.label, error, exc_info=not isinstance(error, ValueError))
+                self.error = error.with_traceback(None)
         with self._changed:
             self.state = state
             self._changed.notify_all()
@@ -315,6 +317,11 @@ class JobManager:
                 with self._wake:
                     self._running = None
                     self._forget()
+
+
+def _closing(error: Exception) -> bool:
+    """Whether work broke off because the server is being stopped: pools end before jobs are asked to."""
+    return isinstance(error, RuntimeError) and "new futures after" in str(error)
 
 
 def job_id(key: str) -> str:

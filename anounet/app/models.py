@@ -29,6 +29,7 @@ from anounet.bundle import (
     read_info,
     weights_folder,
 )
+from anounet.bundle import device_name as name_of
 from anounet.center import split_held_back
 from anounet.datasets import ImageSet, available, choose, open_set
 from anounet.images import ImageError, to_pixels, to_tensor
@@ -130,10 +131,7 @@ def choice(opened: Bundle) -> DataChoice:
 
 
 def device_name() -> str:
-    device = default_device()
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return name_of(default_device())
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

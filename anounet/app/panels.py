@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from anounet.anomaly_map import (
+    SCALE_TOP,
     Region,
     colorize,
     draw_contours,
@@ -30,7 +31,7 @@ from anounet.bundle import Bundle, map_key
 from anounet.images import png_bytes, to_pixels
 from anounet.visualization import Result
 
-TOP = 2.0  # the colour scale ends at this many times the normal limit
+TOP = SCALE_TOP  # the colour scale ends at this many times the normal limit
 SIGMAS = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # smoothings on offer for abs(x − y), in pixels at 96 px
 THRESHOLDS = ("limit", "scale", "off")  # 99.9 %, 99.5 % of normal pixels lie below; no threshold
 OPACITY = 0.75

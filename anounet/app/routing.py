@@ -32,6 +32,7 @@ PAGES = {
     "center": PageEntry("pages/2_center.py", "center", ":material/adjust:"),
     "visualise": PageEntry("pages/3_visualise.py", "visualise", ":material/image_search:"),
     "own": PageEntry("pages/4_own_images.py", "own_images", ":material/add_photo_alternate:"),
+    "experiments": PageEntry("pages/5_experiments.py", "experiments", ":material/science:"),
 }
 TITLES = {
     "home": lambda: t("page.home"),
@@ -39,6 +40,7 @@ TITLES = {
     "center": lambda: t("page.center"),
     "visualise": lambda: t("page.visualise"),
     "own": lambda: t("page.own"),
+    "experiments": lambda: t("page.experiments"),
 }
 
 

@@ -133,12 +133,16 @@ def add_bundle(parser: argparse.ArgumentParser, default: str | None = SHIPPED) -
     )
 
 
-def add_common(parser: argparse.ArgumentParser, *, seed: bool = False) -> None:
-    if seed:
-        parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed (default: 0)")
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: cuda where there is one)"
     )
+
+
+def add_common(parser: argparse.ArgumentParser, *, seed: bool = False) -> None:
+    if seed:
+        parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed (default: 0)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
 
 

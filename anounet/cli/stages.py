@@ -9,7 +9,7 @@ from typing import Any
 
 from anounet import prepare
 from anounet.anogan import AnoGANSettings
-from anounet.bundle import DRAWS
+from anounet.bundle import DRAWS, read_info
 from anounet.cli.choice import add_count, add_data, choice_from, own_choice
 from anounet.cli.common import (
     add_bundle,
@@ -22,11 +22,13 @@ from anounet.cli.common import (
     settings_from,
 )
 from anounet.decoder import DecoderSettings
+from anounet.experiments import make_classifier
 from anounet.f_anogan import EncoderSettings
 from anounet.identity import STARTS, UNetSettings
 from anounet.instant import InstantSettings
 from anounet.local_centers import PatchSettings
 from anounet.prepare import NORMALS, DataChoice, Stage
+from anounet.second_classifier import ClassifierSettings
 
 _TRAINING = {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam"}
 _UNET = _TRAINING | {
@@ -46,6 +48,11 @@ _INSTANT = _TRAINING | {
     "gate": "weight of where to redraw",
     "shift": "pixels that F's window moves by, at most",
     "still": "share of the steps before it moves",
+}
+_CLASSIFIER = _TRAINING | {
+    "width": "MobileNetV2's width; another one than F's",
+    "images": "images of all classes at most, drawn at random",
+    "shift": "pixels that an image is moved by at most",
 }
 
 
@@ -130,6 +137,20 @@ def add_commands(commands: Any) -> None:
         parser.set_defaults(run=run_rival, rival=name)
         _add_fresh(parser)
 
+    classifier = commands.add_parser(
+        "train-classifier",
+        help="train the second classifier, which says whether a change is real; goes on where it was cut off",
+    )
+    add_bundle(classifier, None)
+    classifier.add_argument(
+        "--start",
+        metavar="FILE",
+        help="starting weights: a state dict of MobileNetV2 features, or 'download' for those of width 1.0",
+    )
+    add_settings(classifier, ClassifierSettings, _CLASSIFIER)
+    classifier.set_defaults(run=run_classifier)
+    _add_fresh(classifier)
+
 
 def _add_fresh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
@@ -188,3 +209,16 @@ def run_rival(given: argparse.Namespace) -> int:
         trainings.append((encoder.make, replace(encoder.settings, seed=settings.seed)))
         methods.append(encoder.method)
     return _train(given, own_choice(given), trainings, *methods)
+
+
+def run_classifier(given: argparse.Namespace) -> int:
+    """Trains the second classifier on all classes of the bundle's data set."""
+    stages = make_classifier(
+        given.bundle,
+        prepare.choice_of(read_info(given.bundle)),
+        settings_from(given, ClassifierSettings),
+        given.start,
+        device_of(given),
+        resume=not given.fresh,
+    )
+    return resumable(given, given.bundle, stages)

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
-from anounet.anomaly_map import COLORMAPS, MAPS, colorize, draw_contours, overlay
+from anounet.anomaly_map import COLORMAPS, MAPS, SCALE_TOP, colorize, draw_contours, overlay
 from anounet.bundle import RIVALS, USUAL_MAP, Bundle, load_bundle
 from anounet.cli.common import (
     Progress,
@@ -32,18 +31,17 @@ from anounet.cli.common import (
     settings_from,
     table,
 )
+from anounet.experiments import TITLES
 from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
+from anounet.sheet import below, beside, heading
 from anounet.visualization import Result, drain, visualize_many, visualize_rival
 
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
-SCALE_TOP = 2.0  # the colours end at twice the level that 99.5 % of normal pixels stay under
 REGIONS = ("image", "number", "x", "y", "left", "top", "width", "height", "area", "score")
 BATCH = 16  # images that a rival gets at a time
 AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
 DECODERS = 2  # threads that decode
 OVERVIEW_ROWS = 8
-RIVAL_NAMES = {"anogan": "AnoGAN", "f-anogan": "f-AnoGAN", "decoder": "decoder"}
-_GAP = 4  # white pixels between panels
 
 
 def add_commands(commands: Any) -> None:
@@ -284,7 +282,7 @@ class _Run:
 
     def _methods(self) -> list[str]:
         """What a strip's columns show, for people."""
-        return [f"Ano-Unet, {self.settings.mode}", *(RIVAL_NAMES[rival] for rival in self.rivals)]
+        return [f"Ano-Unet, {self.settings.mode}", *(TITLES[rival] for rival in self.rivals)]
 
     def _compare(self, redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]]) -> None:
         """Asks the rivals for a batch at once, writes their files and completes the rows."""
@@ -355,24 +353,15 @@ def _strip(pixels: np.ndarray, results: list[tuple[Result, str]], colormap: str)
             colorize(_levels(result, map_name), colormap),
             _outlined(pixels, result, map_name, colormap),
         ]
-    gap = np.full((pixels.shape[0], _GAP, 3), 255, np.uint8)
-    spaced = [part for panel in panels for part in (panel, gap)][:-1]
-    return np.concatenate(spaced, axis=1)
+    return beside(panels)
 
 
 def _overview(strips: list[np.ndarray], methods: list[str]) -> np.ndarray:
     """The first strips under each other, with a line that names the columns."""
-    side, width = strips[0].shape[:2]
-    head = Image.new("RGB", (width, 30), "white")
-    draw, font = ImageDraw.Draw(head), ImageFont.load_default(size=11)
     titles = [("", "image")]
-    titles += [(who, what) for who in methods for what in ("as normal", "heat map", "overlay")]
-    for column, (who, what) in enumerate(titles):
-        left = column * (side + _GAP)
-        draw.text((left, 1), who if what == "as normal" else "", fill="black", font=font)
-        draw.text((left, 15), what, fill="black", font=font)
-    gap = np.full((_GAP, width, 3), 255, np.uint8)
-    return np.concatenate([np.asarray(head), *(part for strip in strips for part in (strip, gap))][:-1])
+    for who in methods:
+        titles += [(who, "as normal"), ("", "heat map"), ("", "overlay")]
+    return np.concatenate([heading(titles, strips[0].shape[0]), below(strips)])
 
 
 def _row(result: Result) -> dict[str, Any]:
