@@ -356,6 +356,8 @@ def test_the_articles_values_are_one_click_away(weights: Path) -> None:
     values = [at.number_input(key=key).value for key in ("epochs", "batch", "rate", "alpha", "limit")]
     assert values == [30, 128, 1e-4, 5.0, 6000]
     assert at.selectbox(key="width").value == 0.5
+    assert at.number_input(key="frozen").value == 0
+    assert [at.toggle(key=key).value for key in ("augment", "decay")] == [False, False]
 
 
 # --- C -----------------------------------------------------------------------------------------------

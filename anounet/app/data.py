@@ -14,6 +14,7 @@ from anounet.app.texts import label, plain, t
 from anounet.app.work import centers
 from anounet.bundle import Bundle
 from anounet.datasets import DataError
+from anounet.metric_learning import FNetSettings
 from anounet.prepare import DataChoice
 from anounet.presets import PRESETS, Preset
 
@@ -108,6 +109,13 @@ def _use_preset(preset: Preset) -> None:
     state = st.session_state
     state["data"], state["normal"], state["limit"] = preset.data, preset.normal, preset.f_net_images
     state[f"exclude_{preset.data}_{preset.normal}"] = list(preset.exclude)
+    # The training beside the data is the preset's too; the widgets' keys are those of `f_net_forms`.
+    training = FNetSettings(**preset.f_net).resolved()
+    state["epochs"], state["rate"], state["frozen"] = (
+        training.epochs,
+        training.learning_rate,
+        training.frozen_blocks,
+    )
 
 
 def show_thumbnails(data: str, normal: str, others: list[str], exclude: list[str]) -> None:

@@ -110,7 +110,7 @@ TEXTS: dict[str, str] = {
     "facts.has": "The bundle also holds",
     "train.article": "The article’s values",
     "train.article_help": "{epochs} epochs, batch {batch}, learning rate 0.0001, width {width}, α = 5, 6,000 "
-    "images.",
+    "images, all blocks trained, images as they are.",
     "train.objective": "Objective",
     "train.l2_softmax": "L2-softmax: F learns to tell all classes apart, the normal one among them.",
     "train.doc": "DOC: F tells the other classes apart, while normal images are drawn together.",
@@ -127,6 +127,13 @@ TEXTS: dict[str, str] = {
     "train.alpha": "α",
     "train.alpha_help": "The norm of F(x). L2-softmax needs 4.3 or more for 10 classes.",
     "train.seed": "Seed",
+    "train.frozen": "Frozen blocks",
+    "train.frozen_help": "The first of MobileNetV2’s 19 blocks, kept as they start. 14 keep the fine detail "
+    "that local centres go by; 0 tells photographs’ classes apart better.",
+    "train.augment": "Mirror and move",
+    "train.augment_help": "Images are mirrored half of the time, and moved by up to an eighth of their side.",
+    "train.decay": "Falling rate",
+    "train.decay_help": "The learning rate falls to 0 along a half cosine.",
     "train.start": "Starting weights",
     "train.start_usual": "ImageNet, where it can be downloaded, else the shipped f-Net",
     "train.start_bundle": "f-Net of {name}",

@@ -13,7 +13,7 @@ from anounet.app.texts import plain, t
 from anounet.app.work import centers, training
 from anounet.bundle import SHIPPED, bundle_names
 from anounet.feature_net import WIDTHS
-from anounet.metric_learning import ARTICLE, LEARNING_RATES, OBJECTIVES, ROBUST_EPS, FNetSettings
+from anounet.metric_learning import ARTICLE, BLOCKS, LEARNING_RATES, OBJECTIVES, ROBUST_EPS, FNetSettings
 from anounet.prepare import DataChoice
 
 USUAL, FILE = ":usual", ":file"  # kinds of starting weights beside bundles, none of whose names has a colon
@@ -24,6 +24,7 @@ def _use_article() -> None:
     state["epochs"], state["batch"], state["rate"] = article.epochs, article.batch, article.learning_rate
     state["width"], state["alpha"], state["limit"] = article.width, article.alpha, DataChoice.limit
     state["objective"], state["robust"] = article.objective, False
+    state["frozen"], state["augment"], state["decay"] = article.frozen_blocks, article.augment, article.decay
 
 
 def _use_rate_of_objective() -> None:
@@ -47,8 +48,14 @@ def _choose_objective() -> str:
     return objective
 
 
+def _use_blocks_of_robust() -> None:
+    """A robust F has no frozen block: the usual number follows the toggle, and can be changed after it."""
+    eps = ROBUST_EPS if st.session_state["robust"] else 0.0
+    st.session_state["frozen"] = FNetSettings(robust_eps=eps).resolved().frozen_blocks
+
+
 def _choose_robust() -> bool:
-    robust = st.toggle(t("train.robust"), key="robust")
+    robust = st.toggle(t("train.robust"), key="robust", on_change=_use_blocks_of_robust)
     if robust:
         st.caption(t("train.robust_on", eps=f"{ROBUST_EPS:g}"))
     return robust
@@ -64,6 +71,9 @@ def choose_training() -> FNetSettings:
         "width": defaults.width,
         "alpha": defaults.alpha,
         "seed": defaults.seed,
+        "frozen": defaults.frozen_blocks,
+        "augment": defaults.augment,
+        "decay": defaults.decay,
     }.items():
         st.session_state.setdefault(key, value)
     st.button(
@@ -81,6 +91,9 @@ def choose_training() -> FNetSettings:
     width = a.selectbox(t("train.width"), sorted(WIDTHS), key="width", help=t("train.width_help"))
     alpha = b.number_input(t("train.alpha"), 0.5, 50.0, key="alpha", step=0.5, help=t("train.alpha_help"))
     seed = c.number_input(t("train.seed"), 0, 2**31 - 1, key="seed")
+    frozen = a.number_input(t("train.frozen"), 0, BLOCKS - 1, key="frozen", help=t("train.frozen_help"))
+    augment = b.toggle(t("train.augment"), key="augment", help=t("train.augment_help"))
+    decay = c.toggle(t("train.decay"), key="decay", help=t("train.decay_help"))
     return FNetSettings(
         width=width,
         alpha=clamp(alpha, 0.5, 50.0, defaults.alpha),
@@ -89,6 +102,9 @@ def choose_training() -> FNetSettings:
         learning_rate=clamp(rate, 1e-6, 0.1, LEARNING_RATES[objective]),
         objective=objective,
         robust_eps=ROBUST_EPS if robust else 0.0,
+        frozen_blocks=int(clamp(frozen, 0, BLOCKS - 1, defaults.frozen_blocks)),
+        augment=bool(augment),
+        decay=bool(decay),
         seed=int(clamp(seed, 0, 2**31 - 1, defaults.seed)),
     )
 

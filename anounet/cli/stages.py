@@ -87,7 +87,11 @@ RIVAL_COMMANDS = {
         prepare.make_decoder,
         "decoder",
         DecoderSettings(),
-        _TRAINING,
+        _TRAINING
+        | {
+            "hidden": "outputs of the first linear layer; the second one makes most of the file's size",
+            "width": "channels at an eighth of the side",
+        },
     ),
 }
 

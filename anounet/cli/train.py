@@ -15,6 +15,7 @@ from anounet.f_anogan import EncoderSettings
 from anounet.instant import InstantSettings
 from anounet.metric_learning import FROZEN_BLOCKS, LEARNING_RATES, ROBUST_EPS, FNetSettings
 from anounet.prepare import Plan
+from anounet.presets import PRESETS
 
 _F_NET = {
     "width": "MobileNetV2's width, 0.5 or 1.0",
@@ -103,7 +104,8 @@ def _add_f_net(parser: argparse.ArgumentParser) -> None:
 
 
 def _f_net_settings(given: argparse.Namespace) -> FNetSettings:
-    base = metric_learning.ARTICLE if given.article else FNetSettings()
+    base = FNetSettings(**PRESETS[given.preset].f_net) if given.preset else FNetSettings()
+    base = metric_learning.ARTICLE if given.article else base
     return settings_from(given, FNetSettings, replace(base, robust_eps=ROBUST_EPS) if given.robust else base)
 
 
