@@ -64,6 +64,19 @@ class Center:
             return self.distance(features)
         return 1 - torch.cosine_similarity(features, self.vector.to(features)[None], dim=1)
 
+    def level(self, quantile: float) -> float:
+        """The L_C that this share of held-back normal images stay under.
+
+        Raises:
+            ValueError: their scores, which are kept, are no L_C.
+        """
+        if self.metric != "l1":
+            raise ValueError(
+                f"A slack goes by C's score, and here that is {METRICS[self.metric]}: compute C anew with "
+                "l1, or use no slack."
+            )
+        return float(np.quantile(self.held_back, quantile))
+
     def check(self, f_net: FeatureNet, source: Path | str = "C") -> Center:
         """Refuses an f-Net that C was not made from."""
         if self.f_net != f_net.fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -66,6 +67,31 @@ def test_losses_are_means_over_pixels_and_over_features(f_net: FeatureNet, cente
         assert found["L_R"][i].item() == pytest.approx(l_r, rel=1e-4)
         assert found["L_C"][i].item() == pytest.approx(l_c, rel=1e-4)
         assert found["L"][i].item() == pytest.approx(l_r + 7 * l_c, rel=1e-4)
+
+
+def test_with_a_slack_f_asks_for_no_more_than_normal_images_give(f_net: FeatureNet, center: Center) -> None:
+    x, y = tiny.images(2), tiny.images(2, "wood")
+    before = ano_unet.losses(x, f_net, center, beta=7.0)(y)["L_C"]
+    one, other = sorted(before.tolist())
+    between = replace(center, held_back=(0.9 * one, (one + other) / 2, 2 * other))
+    found = ano_unet.losses(x, f_net, between, beta=7.0, slack=0.5)(y)
+    wanted = [max(0.0, d - (one + other) / 2) for d in before.tolist()]
+    assert found["L_C"].tolist() == pytest.approx(wanted, rel=1e-3)
+    assert min(found["L_C"]) == 0 and torch.allclose(found["L"], found["L_R"] + 7 * found["L_C"])
+    with pytest.raises(ValueError, match="compute C anew with l1"):
+        ano_unet.losses(x, f_net, replace(center, metric="cosine"), 7.0, 0.5)
+
+
+def test_with_a_slack_an_image_that_satisfies_f_stays_as_it_is(
+    f_net: FeatureNet, center: Center, identity: UNet
+) -> None:
+    x = tiny.images(1)
+    own = float(center.distance(f_net(x)))
+    for level, changed in ((1.01 * own, False), (0.5 * own, True)):
+        near = replace(center, held_back=(level, level))
+        settings = Settings("fast", 50.0, 3, slack=0.5)
+        y = last(reconstruct(x, f_net, near, settings, identity))
+        assert (float((x - y).abs().max()) > 1e-3) is changed
 
 
 def test_local_l_c_is_the_mean_over_patches_of_what_lies_beyond_tau(

@@ -367,6 +367,10 @@ def test_settings_are_the_bundle_s_then_the_caller_s(bundle: Bundle) -> None:
         bundle.settings(beta=-1.0)
     with pytest.raises(ValueError, match="instant mode was trained with local centres"):
         bundle.settings("instant", center="global")
+    eased = replace(bundle, info=bundle.info | {"settings": {"fast": {"slack": 0.5}}})
+    assert eased.settings("fast").slack == 0.5 and eased.settings("article").slack == 0
+    other = replace(eased, center=replace(bundle.center, metric="cosine"))
+    assert other.settings("fast").slack == 0  # such a C's held-back scores are no L_C
 
 
 def test_the_best_mode_is_the_default(bundle: Bundle) -> None:

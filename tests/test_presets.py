@@ -97,7 +97,7 @@ def test_the_article_s_split() -> None:
     assert (preset.f_net_images, preset.center_images, preset.beta, preset.steps) == (6000, 5000, 50, 150)
     choice = choice_of_preset(preset)
     assert choice == DataChoice("cifar10", "horse", ("deer",), limit=6000, count=5000)
-    assert own_settings(choice) == {"article": {"beta": 50, "steps": 150}}
+    assert own_settings(choice) == {"article": {"beta": 50, "steps": 150}, "fast": {"slack": 0.5}}
 
 
 def test_f_never_sees_what_a_preset_leaves_out(small_sets: None) -> None:

@@ -327,6 +327,9 @@ TEXTS: dict[str, str] = {
     "settings.steps": "Steps",
     "settings.steps_help": "Updates of the U-Net for each image. Too many fool F without changing what is "
     "seen.",
+    "settings.slack": "Slack",
+    "settings.slack_help": "Above 0 an image is pulled towards C only until it is as near as this share of "
+    "normal images is: 0.5 stops at the middle one. 0 is the article’s: it never stops.",
     "settings.presets": "The article’s values",
     "settings.preset": "β {beta}, {steps} steps",
     "settings.preset_help": "One of the article’s two experiments; switches to the article’s mode.",

@@ -124,7 +124,7 @@ def choose_settings(bundle: Bundle) -> ano_unet.Settings:
     method = (defaults.method, bundle.name)
     if st.session_state.get("_settings_of") != method:
         if "_settings_of" in st.session_state:
-            _set_numbers(defaults.beta, defaults.steps)
+            _set_numbers(defaults.beta, defaults.steps, defaults.slack)
         st.session_state["_settings_of"] = method
     if mode == "instant":
         steps = st.slider(
@@ -152,6 +152,11 @@ def choose_settings(bundle: Bundle) -> ano_unet.Settings:
         steps = bound_number(
             t("settings.steps"), "steps", 1, 500, int(defaults.steps), 5, t("settings.steps_help")
         )
+    slack = None
+    if mode == "fast" and defaults.center == "global" and bundle.center.metric == "l1":
+        slack = bound_number(
+            t("settings.slack"), "slack", 0.0, 1.0, float(defaults.slack), 0.05, t("settings.slack_help")
+        )
     if "article" in modes:
         st.caption(t("settings.presets"))
         with st.container(horizontal=True, gap="small"):
@@ -163,7 +168,7 @@ def choose_settings(bundle: Bundle) -> ano_unet.Settings:
                     on_click=_use_preset,
                     args=(preset, bundle.name),
                 )
-    return bundle.settings(mode, center=center, beta=beta, steps=steps)
+    return bundle.settings(mode, center=center, beta=beta, steps=steps, slack=slack)
 
 
 def _choose_center(bundle: Bundle) -> str:
@@ -178,8 +183,9 @@ def center_label(kind: str) -> str:
     return label(f"c.{kind}")
 
 
-def _set_numbers(beta: float, steps: int) -> None:
-    st.session_state["beta"], st.session_state["steps"] = float(beta), int(steps)
+def _set_numbers(beta: float, steps: int, slack: float = 0.0) -> None:
+    state = st.session_state
+    state["beta"], state["steps"], state["slack"] = float(beta), int(steps), float(slack)
 
 
 def _use_preset(preset: ano_unet.Settings, bundle: str) -> None:

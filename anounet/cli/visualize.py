@@ -80,6 +80,7 @@ def add_commands(commands: Any) -> None:
                 "steps": "updates of G for each image, in instant mode refining ones; likewise",
                 "learning_rate": "learning rate; likewise",
                 "smoothing": "σ of the Gaussian over the map, px at a side of 96",
+                "slack": "of a global C: F asks for no more than this quantile of normal images",
                 "seed": "seed of G's random start in article mode",
             },
         )

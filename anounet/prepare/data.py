@@ -70,7 +70,10 @@ def choice_of_preset(preset: Preset) -> DataChoice:
 def own_settings(choice: DataChoice) -> dict[str, dict[str, Any]]:
     """The settings by method that a bundle of this data carries: those of the preset that it is."""
     preset = fitting(choice.data, choice.normal, choice.exclude)
-    return {"article": {"beta": preset.beta, "steps": preset.steps}} if preset else {}
+    if preset is None:
+        return {}
+    own = {"article": {"beta": preset.beta, "steps": preset.steps}}
+    return own | ({"fast": dict(preset.fast)} if preset.fast else {})
 
 
 def describe(choice: DataChoice, **info: Any) -> dict[str, Any]:
