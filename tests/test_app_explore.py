@@ -141,7 +141,7 @@ def test_a_grid_is_computed_shown_and_counted(weights: Path) -> None:  # noqa: F
     assert len(cells) == 15 and job.progress.milestones == 15
     assert all(cell.inside is not None and cell.margin is None for cell in cells)
     said = words(at)
-    assert f"satisfied in {sum(cell.satisfied for cell in cells)} of the 15 cells" in said
+    assert f"satisfied in {sum(cell.satisfied for cell in cells)} of 15 cells" in said
     assert said.count("data:image/jpeg") == 30 and "no second classifier" in said
     score, change = charts(at)
     limit = load_bundle(SHIPPED, "cpu").center.threshold

@@ -539,7 +539,7 @@ TEXTS: dict[str, str] = {
     "grid.judge_no": "The second classifier, which G never saw, takes the image for anomalous ({before} "
     "before, {after} now).",
     "grid.fooled": "F is satisfied and the second classifier is not: to it, the change is not a real one.",
-    "grid.count": "**F is satisfied in {n} of the {all} cells.**",
+    "grid.count": "**F is satisfied in {n} of {all} cells.**",
     "grid.count_judge": "The second classifier takes {n} of those for normal.",
     "grid.least": "Of these, β {beta} with {steps} steps disturbs the background least: {least} grey levels "
     "of 255 on average, with {inside} inside the defect. β {other} with {more} steps disturbs it most: "
