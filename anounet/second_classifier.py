@@ -111,6 +111,21 @@ class SecondClassifier(nn.Module):
         """Does nothing: what judges stays as it is."""
         return self
 
+    def away_from(self, normal: str, exclude: Sequence[str]) -> tuple[str, ...]:
+        """The classes that a change of an anomalous image should lead away from.
+
+        Args:
+            normal: the class it should lead towards.
+            exclude: classes that were left out as anomalous.
+
+        Returns:
+            Those left out and the normal class's defective images, as far as they are its classes; none where
+            it does not know the normal class.
+        """
+        if normal not in self.classes:
+            return ()
+        return tuple(name for name in (*exclude, f"{normal} defective") if name in self.classes)
+
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], on any device → (B, classes), on the CPU."""

@@ -137,8 +137,8 @@ def visualize(
         ValueError: it is of another shape, or the bundle lacks a part.
         DivergedError: L stopped being a number.
     """
-    x, settings = _check_image(x, bundle), settings or bundle.settings()
-    parts = _parts(bundle, settings)
+    x, settings = check_image(x, bundle), settings or bundle.settings()
+    parts = parts_for(bundle, settings)
     start = time.perf_counter()
     score = math.nan
     if settings.mode == "instant":
@@ -181,7 +181,7 @@ def visualize(
     )
 
 
-def _check_image(x: Tensor, bundle: Bundle) -> Tensor:
+def check_image(x: Tensor, bundle: Bundle) -> Tensor:
     """The image as float32 on the CPU, if it is one for this bundle."""
     if x.shape != (3, bundle.size, bundle.size):
         raise ValueError(
@@ -193,7 +193,7 @@ def _check_image(x: Tensor, bundle: Bundle) -> Tensor:
     return x
 
 
-def _parts(
+def parts_for(
     bundle: Bundle, settings: ano_unet.Settings
 ) -> tuple[Center | LocalCenters, ano_unet.Settings, UNet | None]:
     """C, the settings and the U-Net to start from, as `reconstruct` takes them; says what is missing."""
@@ -246,7 +246,7 @@ def _instant_each(
     usable: list[Tensor] = []
     for x in images:
         try:
-            usable.append(_check_image(x, bundle))
+            usable.append(check_image(x, bundle))
             found.append(None)
         except ImageError as error:
             found.append(error)

@@ -150,7 +150,7 @@ with left:
         restored = before.spec.pictures if before is not None and before.spec is not None else ()
         pictures = inputs.choose_pictures(opened[0], restored)
     if opened is not None and modes:
-        with st.container(key="visualise_settings"):
+        with st.container(key="late_settings_visualise"):
             settings = inputs.choose_settings(opened[0])
             everything, rival = settings.mode == "instant", None
             if not everything:

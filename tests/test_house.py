@@ -43,7 +43,7 @@ LEVELS = {
     5: ["bundle"],
     6: ["visualization"],
     7: ["prepare"],
-    8: ["experiments"],
+    8: ["experiments", "explore"],
     9: ["app", "cli"],
     10: ["__main__"],
 }

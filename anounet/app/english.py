@@ -10,6 +10,7 @@ TEXTS: dict[str, str] = {
     "page.visualise": "Visualise",
     "page.own": "Your own images",
     "page.experiments": "Experiments",
+    "page.explore": "Explore",
     # --- home ---
     "home.lead": "**Where** is an image abnormal, and **what would it look like if it were normal?** Pick a "
     "defect: the answer is computed while you watch.",
@@ -466,6 +467,101 @@ TEXTS: dict[str, str] = {
     "experiments.about": "About {time} at the pace of the run above ({device}).",
     "experiments.go": "Measure",
     "experiments.job": "Measuring “{title}”",
+    # --- explore ---
+    "explore.title": "Explore",
+    "explore.lead": "What F sees while G redraws an image: the way of its feature towards C, and what β and "
+    "the number of steps make of the image.",
+    "explore.section": "What to show",
+    "explore.no_center": "The bundle “{name}” has no C for the whole image, which this page measures from: "
+    "compute it on the page C.",
+    "explore.no_identity": "The bundle “{name}” has no identity U-Net, which fast mode starts from: put the "
+    "bundle “{shipped}” back, whose it uses.",
+    "explore.only_article": "Fast mode can’t be used: there is no identity U-Net. Article mode can, more "
+    "slowly.",
+    "explore.image": "Test image",
+    "explore.start": "Compute (about {time})",
+    "explore.reading": "Looking at normal images, reference classes and anomalies …",
+    "space.job": "The paths of {n} image(s)",
+    "space.what": "**F turns an image into 1,280 numbers.** Here they lie in the plane of the two directions "
+    "along which {what} vary most (principal components): {x} of their variance lies along the first, {y} "
+    "along the second. Anomalies and the images that move had no say in the plane.",
+    "space.with_references": "normal images and reference classes",
+    "space.normals_only": "normal images",
+    "space.whole": "**All of it**",
+    "space.near": "**The paths**, enlarged",
+    "space.outside": "C lies outside the normal images shown, in this plane.",
+    "space.no_cloud": "Feature space can’t be drawn: {reason}",
+    "space.missing": "Not in the picture: {reason}",
+    "space.travelled": "**{name}** travels {far} in the 1,280 dimensions (the mean of abs(change)), "
+    "{ratio} × F’s threshold. Its score goes from {before} to {after}; the threshold is {threshold}.",
+    "space.never": "F still calls it anomalous at the end.",
+    "space.at_once": "F called it normal before the first step.",
+    "space.after": "F first calls it normal after {n} step(s).",
+    "space.farther": "**{name}** travels {far}: the other one goes {ratio} times as far.",
+    "space.nearer": "**{name}** travels {far}: {ratio} times as far as the other one.",
+    "space.score": "F’s score over the steps: {what}",
+    "space.no_normal": "There is no normal test image here to compare with.",
+    "space.original": "{name}",
+    "space.redrawn": "After {n} steps",
+    "grid.job": "A grid of {n} values of β × up to {steps} steps",
+    "grid.what": "The article warns of two things: too many steps make an adversarial example (F is fooled, "
+    "and nothing visible changes), and a β that is too large disturbs the background, one that is too small "
+    "hides the anomaly. Here both can be seen: each row is one optimisation, looked at after some numbers of "
+    "steps.",
+    "grid.method": "Method",
+    "grid.method_help": "Fast: G starts from a U-Net that redraws any image unchanged. Article: a fresh, "
+    "large U-Net for each β, which takes minutes.",
+    "grid.betas": "Values of β",
+    "grid.betas_help": "The bundle’s own is {own}. A value that was computed before is there at once.",
+    "grid.betas_none": "None was chosen: the bundle’s own β, {own}, is used.",
+    "grid.most": "Steps up to",
+    "grid.beta": "β {beta}",
+    "grid.pictures": "Normalised image and heat map, with F’s score in units of its threshold; ✓ where F "
+    "calls it normal. Heat maps are abs(x − y) on the fixed scale of {method}: the colours end at twice "
+    "the level that 99.5 % of normal pixels stay under.",
+    "grid.waiting": "…",
+    "grid.pick_beta": "β of the cell",
+    "grid.pick_steps": "Steps of the cell",
+    "grid.not_yet": "This cell is not there yet.",
+    "grid.title": "β {beta}, {steps} steps",
+    "grid.mask": "Where it is defective",
+    "grid.mask_note": "known exactly",
+    "grid.m_residual": "L_R",
+    "grid.m_residual_help": "Mean of abs(x − y) over the image.",
+    "grid.m_score": "F’s score",
+    "grid.m_score_help": "In units of F’s threshold; F calls an image normal up to 1. Before: {before}.",
+    "grid.m_inside": "Change inside",
+    "grid.m_inside_help": "Mean of abs(x − y) over the known defect, in grey levels of 255.",
+    "grid.m_outside": "Change outside",
+    "grid.m_outside_help": "The same over the rest of the image, which should stay as it is.",
+    "grid.m_margin": "Second classifier",
+    "grid.m_margin_help": "Logit of “{normal}” minus the highest of what is anomalous; above 0 it takes the "
+    "image for normal. Before: {before}.",
+    "grid.times": "{n} ×",
+    "grid.f_yes": "F is satisfied here: its score fell from {before} to {after} × the threshold.",
+    "grid.f_was": "F called the image normal before anything was changed: its score goes from {before} to "
+    "{after} × the threshold.",
+    "grid.f_no": "F is not satisfied here: its score goes from {before} to {after} × the threshold.",
+    "grid.changed": "Inside the defect {inside} grey levels of 255 changed on average, outside {outside}.",
+    "grid.changed_all": "{all} grey levels of 255 changed on average.",
+    "grid.judge_yes": "The second classifier, which G never saw, takes the image for normal ({before} "
+    "before, {after} now).",
+    "grid.judge_no": "The second classifier, which G never saw, takes the image for anomalous ({before} "
+    "before, {after} now).",
+    "grid.fooled": "F is satisfied and the second classifier is not: to it, the change is not a real one.",
+    "grid.count": "**F is satisfied in {n} of {all} cells.**",
+    "grid.count_judge": "The second classifier takes {n} of those for normal.",
+    "grid.least": "Of these, β {beta} with {steps} steps disturbs the background least: {least} grey levels "
+    "of 255 on average, with {inside} inside the defect. β {other} with {more} steps disturbs it most: "
+    "{most}, with {within} inside.",
+    "grid.least_all": "Of these, β {beta} with {steps} steps changes least: {least} grey levels of 255 on "
+    "average. β {other} with {more} steps changes most: {most}.",
+    "grid.no_judge": "The bundle has no second classifier that could say whether a change is real: "
+    "`python -m anounet train-classifier --bundle {name}` trains one.",
+    "grid.matrix_score": "**F’s score**, in units of its threshold (below 1: F calls it normal)",
+    "grid.matrix_outside": "**Change outside the defect**, grey levels of 255",
+    "grid.matrix_all": "**Change**, grey levels of 255",
+    "grid.matrix_margin": "**Second classifier’s margin** towards normal, in logits",
     # --- jobs ---
     "job.queued": "Waiting: {n} before this one, first “{first}” ({share} done)",
     "job.count": "{done} of {total}",
@@ -487,6 +583,8 @@ TEXTS: dict[str, str] = {
     "job.ano_unet": "Ano-Unet",
     "job.refining": "Refining",
     "job.rival": "{rival}",
+    "job.paths": "Following paths in feature space",
+    "job.grid": "Redrawing with each β",
     "time.seconds": "{n} s",
     "time.minutes": "{n} min",
     "time.hours": "{n} h",
@@ -504,6 +602,11 @@ TEXTS: dict[str, str] = {
     "chart.distance": "Distance d of a patch (standard deviations)",
     "chart.share": "Held-back patches (%)",
     "chart.tau": "τ = {value}",
+    "chart.references": "reference classes",
+    "chart.anomalies": "anomalies",
+    "chart.normals": "normal images",
+    "chart.component": "Component {n} ({share} of the variance)",
+    "chart.steps": "Steps",
     "chart.direction": "Direction {n} ({share} of the variance)",
     # --- alternative texts ---
     "alt.original": "Original image {name}",
@@ -521,6 +624,14 @@ TEXTS: dict[str, str] = {
     "alt.patch_histogram": "Histogram of held-back normal patches’ distances, with τ",
     "alt.projection": "Normal patches, centres, and a test image’s patches before and after G, in a plane",
     "alt.distances": "Distances of a normal image’s patches from their centres",
+    "alt.space": "Normal images, reference classes, anomalies and C in the plane of two principal "
+    "components, with the paths of {names}",
+    "alt.space_near": "The paths of {names} towards C, enlarged",
+    "alt.trail_scores": "F’s score over the steps for {names}, with the threshold",
+    "alt.cell": "β {beta}, {steps} steps: redrawn image",
+    "alt.cell_heat": "β {beta}, {steps} steps: heat map",
+    "alt.beta_steps": "Matrix of β against steps: {what}",
+    "alt.mask": "Outline of the known defect of {name}",
     "alt.groups": "Scores of test images by kind, with the threshold",
     # --- errors ---
     "error.memory": "There was not enough memory for this: use fewer or smaller images, or a smaller batch.",
@@ -536,6 +647,10 @@ LABELS: dict[str, str] = {
     "article": "Article",
     "c.global": "Global (article)",
     "c.local": "Local",
+    "section.space": "Feature space",
+    "section.grid": "Steps and β",
+    "score.l1": "‖F(y) − C‖₁ / 1280",
+    "score.cosine": "1 − cos(F(y), C)",
     "part.global": "Global C (article)",
     "part.local": "Local centres",
     "part.instant": "Instant mode",

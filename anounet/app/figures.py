@@ -12,6 +12,8 @@ from anounet.app.texts import label, t
 
 if TYPE_CHECKING:
     from anounet.app.models import Cloud, Moved
+    from anounet.explore import Cloud as FeatureCloud
+    from anounet.explore import Trail
 
 NORMAL, ABNORMAL, THRESHOLD = "#0f9488", "#d9622b", "#8a94a0"
 LINES = ("#0f9488", "#d9622b", "#7c6fd0", "#8a94a0")
@@ -182,4 +184,152 @@ def projection(cloud: Cloud, moved: Moved | None, tau: float) -> go.Figure:
     _styled(figure, 460, t("chart.direction", n=1, share=x), t("chart.direction", n=2, share=y))
     figure.update_layout(hovermode=False, margin_t=64)
     figure.update_yaxes(scaleanchor="x", scaleratio=1)
+    return figure
+
+
+# --- explore -----------------------------------------------------------------------------------------
+
+TRAILS = ("#c0392b", "#12807a")  # of the chosen image and of the normal one; they show on both backgrounds
+DIVERGING = ((0.0, NORMAL), (0.5, "#f4f1ea"), (1.0, ABNORMAL))  # normal, the limit, anomalous
+RISING = ((0.0, "#f4f1ea"), (1.0, LINES[2]))
+
+
+def feature_space(cloud: FeatureCloud, trails: Mapping[str, Trail], near: bool = False) -> go.Figure:
+    """F's feature space in a plane, and the ways of images towards C.
+
+    Args:
+        trails: name → path; the chosen image's first, then the normal one's.
+        near: only the region of the paths and of C.
+    """
+    figure = go.Figure()
+    groups = (
+        (cloud.reference, t("chart.references"), THRESHOLD, 5),
+        (cloud.anomalous, t("chart.anomalies"), ABNORMAL, 6),
+        (cloud.normal, t("chart.normals"), NORMAL, 6),
+    )
+    for points, name, colour, size in groups:
+        if len(points.at):
+            figure.add_scatter(
+                x=np.round(points.at[:, 0], 4),
+                y=np.round(points.at[:, 1], 4),
+                mode="markers",
+                name=name,
+                marker={"color": colour, "size": size, "opacity": 0.5},
+                text=[f"{label(n)}, {s:.4f}" for n, s in zip(points.names, points.scores, strict=True)],
+                hovertemplate="%{text}<extra></extra>",
+            )
+    figure.add_scatter(
+        x=[round(float(cloud.center[0]), 4)],
+        y=[round(float(cloud.center[1]), 4)],
+        mode="markers",
+        name="C",
+        marker={"color": LINES[2], "size": 14, "symbol": "x", "line": {"color": "#ffffff", "width": 1}},
+        hovertemplate="C<extra></extra>",
+    )
+    ways = {name: cloud.plane.place(trail.features) for name, trail in trails.items()}
+    for colour, (name, way) in zip(TRAILS, ways.items(), strict=False):
+        sizes = [12, *[9] * (len(way) - 1)]
+        figure.add_scatter(
+            x=np.round(way[:, 0], 4),
+            y=np.round(way[:, 1], 4),
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "width": 2},
+            marker={"color": colour, "size": sizes, "symbol": ["circle", *["arrow"] * (len(way) - 1)]}
+            | {"angleref": "previous"},
+            text=[f"{t('chart.step')} {k}, {s:.4f}" for k, s in enumerate(trails[name].scores)],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    x, y = (f"{share:.0%}" for share in cloud.plane.explained)
+    _styled(figure, 430, t("chart.component", n=1, share=x), t("chart.component", n=2, share=y))
+    figure.update_layout(hovermode="closest", margin_t=16, showlegend=not near)
+    figure.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0})
+    if near:
+        shown = np.concatenate([cloud.center[None], *ways.values()])
+        low, high = shown.min(axis=0), shown.max(axis=0)
+        room = 0.12 * max(float((high - low).max()), 1e-3)
+        figure.update_xaxes(range=[low[0] - room, high[0] + room])
+        figure.update_yaxes(range=[low[1] - room, high[1] + room])
+    figure.update_yaxes(scaleanchor="x", scaleratio=1)
+    return figure
+
+
+def trail_scores(trails: Mapping[str, Trail], threshold: float, y: str) -> go.Figure:
+    """F's score along each path, with the threshold; `y` says what the score is."""
+    figure = go.Figure()
+    for colour, (name, trail) in zip(TRAILS, trails.items(), strict=False):
+        figure.add_scatter(
+            x=list(range(len(trail.scores))),
+            y=np.round(trail.scores, 6),
+            mode="lines",
+            name=name,
+            line={"color": colour, "width": 2},
+        )
+    _styled(figure, 300, t("chart.step"), y)
+    figure.add_hline(
+        threshold,
+        line={"color": THRESHOLD, "width": 2, "dash": "dash"},
+        annotation_text=t("chart.threshold", value=f"{threshold:.4f}"),
+        annotation_position="top right",
+    )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def beta_steps(
+    values: np.ndarray,
+    betas: Sequence[float],
+    steps: Sequence[int],
+    chosen: tuple[float, int],
+    *,
+    middle: float | None = None,
+    top: float | None = None,
+    upside_down: bool = False,
+    digits: int = 1,
+) -> go.Figure:
+    """One number of every cell of a grid, as colours and as figures.
+
+    Args:
+        values: (betas, steps), NaN where there is none yet.
+        chosen: the cell that is outlined.
+        middle: what the middle of the colours stands for: on this side it is normal, on that it is not.
+        top: where the colours end; the largest value by default, or the farthest from the middle.
+        upside_down: the more the more normal.
+    """
+    known = values[np.isfinite(values)]
+    reach = float(np.abs(known - (middle or 0.0)).max()) if len(known) else 1.0
+    reach = max(reach if top is None else top - (middle or 0.0), 1e-9)
+    scale = RISING if middle is None else DIVERGING
+    if upside_down:
+        scale = tuple((1 - at, colour) for at, colour in reversed(scale))
+    words = [["" if v != v else f"{v:.{digits}f}" for v in row] for row in values.tolist()]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[None if v != v else round(v, 5) for v in row] for row in values.tolist()],
+            x=[str(count) for count in steps],
+            y=[f"{beta:g}" for beta in betas],
+            text=words,
+            texttemplate="%{text}",
+            colorscale=[list(stop) for stop in scale],
+            zmin=0 if middle is None else middle - reach,
+            zmax=reach if middle is None else middle + reach,
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            hovertemplate="β %{y}, %{x}: %{text}<extra></extra>",
+        )
+    )
+    column, row = list(steps).index(chosen[1]), list(betas).index(chosen[0])
+    figure.add_shape(
+        type="rect",
+        x0=column - 0.5,
+        x1=column + 0.5,
+        y0=row - 0.5,
+        y1=row + 0.5,
+        line={"color": LINES[2], "width": 4},
+    )
+    _styled(figure, 110 + 30 * len(betas), t("chart.steps"), "β")
+    figure.update_layout(hovermode="closest", showlegend=False, margin_t=8)
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return figure

@@ -18,7 +18,7 @@ import torch
 from anounet import ano_unet
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
-from anounet.app.work import training
+from anounet.app.work import exploring, training
 from anounet.bundle import (
     PARTS,
     SHIPPED,
@@ -30,8 +30,10 @@ from anounet.bundle import (
     weights_folder,
 )
 from anounet.bundle import device_name as name_of
-from anounet.center import split_held_back
-from anounet.datasets import ImageSet, available, choose, open_set
+from anounet.center import features_of, split_held_back
+from anounet.datasets import DataError, ImageSet, available, choose, open_set
+from anounet.explore import Cloud as FeatureCloud
+from anounet.explore import margin, survey
 from anounet.images import ImageError, to_pixels, to_tensor
 from anounet.local_centers import LocalCenters, patches
 from anounet.prepare import (
@@ -162,6 +164,50 @@ def scores_of(name: str, version: str) -> Scores:
     """
     opened, _ = bundle(name)
     return score_split(opened.f_net, opened.require_center(), choice(opened), limit=SCORED)
+
+
+# --- explore -----------------------------------------------------------------------------------------
+
+
+@st.cache_resource(show_spinner=False)
+def explored() -> exploring.Explored:
+    """Paths in feature space, and rows of grids."""
+    return ResultCache(exploring.MAX_BYTES, exploring.size_of)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def feature_cloud(name: str, version: str) -> FeatureCloud:
+    """Feature space as a picture.
+
+    Raises:
+        DataError: the bundle's data set is not on this machine.
+    """
+    opened, _ = bundle(name)
+    *_, last = survey(opened, choice(opened))
+    return last.cloud
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def seen_before(name: str, version: str, key: str, _pixels: np.ndarray) -> tuple[float, float | None]:
+    """What is said of an image that nothing was changed in: F's score, and the second classifier's margin.
+
+    Args:
+        key: the hash of its pixels.
+    """
+    opened, _ = bundle(name)
+    x = to_tensor(_pixels)
+    return float(opened.require_center().score(features_of(opened.f_net, x))), margin(x, opened)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def known_mask(chosen: DataChoice, name: str) -> np.ndarray | None:
+    """Where a test image is defective, bool (size, size); None where its data set does not say."""
+    try:
+        images = image_set(chosen.data, "test")
+        index = next((i for i, item in enumerate(images.items) if item.name == name), None)
+        return None if index is None else images.mask(index, chosen.size)
+    except (DataError, ImageError):
+        return None
 
 
 # --- local centres -----------------------------------------------------------------------------------

@@ -70,14 +70,31 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 .au-scale .au-ticks {display: flex; justify-content: space-between; padding-top: 0.25rem;}
 .au-flat .au-scale {aspect-ratio: auto; padding: 0.6rem 0 0; max-width: 34rem;}
 .au-scale p {margin: 0.5rem 0 0; opacity: 0.75; line-height: 1.35; font-size: inherit;}
+.au-table {overflow-x: auto;}
+.au-table table {border-collapse: separate; border-spacing: 0.25rem; width: 100%; max-width: 72rem;
+  table-layout: fixed; font-size: 0.82rem;}
+.au-table th {font-weight: 600; padding: 0.1rem; text-align: center;}
+.au-table th:first-child {width: 3.2rem; text-align: right; padding-right: 0.3rem;}
+.au-table td {padding: 0.15rem; border: 2px solid transparent; border-radius: 0.5rem; text-align: center;
+  vertical-align: top;}
+.au-table td.au-chosen {border-color: #7c6fd0;}
+.au-table td div {display: flex; gap: 2px;}
+.au-table img {width: 50%; min-width: 0; aspect-ratio: 1; display: block; border-radius: 0.25rem;
+  box-sizing: border-box; border: 1px solid color-mix(in srgb, currentColor 16%, transparent);}
+.au-table td span {opacity: 0.8; white-space: nowrap;}
 @media (max-width: 640px) {
+  .au-table table {border-spacing: 0.1rem; font-size: 0.72rem;}
+  .au-table th:first-child {width: 2rem; padding-right: 0.1rem;}
+  .au-table td {padding: 0;}
+  .au-table td div {display: block;}
+  .au-table img {width: 100%; margin-bottom: 1px;}
   .au-grid {grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.7rem 0.6rem;}
   .au-grid.au-small {grid-template-columns: repeat(5, minmax(0, 1fr));}
   .au-grid.au-rows, .au-grid.au-classes {grid-template-columns: repeat(3, minmax(0, 1fr));}
-  [data-testid="stColumn"]:has(> div > div > .st-key-visualise_settings),
-  [data-testid="stColumn"] > div:has(> div > .st-key-visualise_settings) {display: contents;}
-  div:has(> .st-key-visualise_settings) {order: 9;}
-  [data-testid="stHorizontalBlock"]:has(.st-key-visualise_settings) {gap: 1rem;}
+  [data-testid="stColumn"]:has(> div > div > [class*="late_settings"]),
+  [data-testid="stColumn"] > div:has(> div > [class*="late_settings"]) {display: contents;}
+  div:has(> [class*="late_settings"]) {order: 9;}
+  [data-testid="stHorizontalBlock"]:has([class*="late_settings"]) {gap: 1rem;}
 }
 </style>
 """

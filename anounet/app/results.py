@@ -6,40 +6,45 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from anounet.visualization import Result
 
+T = TypeVar("T")
 MAX_BYTES = 64 * 2**20  # of tensors; 140 results at 96 px
 
 
-class ResultCache:
-    """A least-recently-used store of Results, bounded by the bytes of their tensors."""
+class ResultCache(Generic[T]):
+    """A least-recently-used store, bounded by the bytes of what it holds; of Results, unless said otherwise.
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._max = max_bytes
-        self._kept: OrderedDict[str, Result] = OrderedDict()
+    Args:
+        size: the bytes of one entry's tensors; `size_of` by default.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES, size: Callable[[T], int] | None = None) -> None:
+        self._max, self._size = max_bytes, size or size_of
+        self._kept: OrderedDict[str, T] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self._computing: dict[str, tuple[threading.Lock, int]] = {}
 
-    def get(self, key: str) -> Result | None:
+    def get(self, key: str) -> T | None:
         with self._lock:
             result = self._kept.get(key)
             if result is not None:
                 self._kept.move_to_end(key)
             return result
 
-    def put(self, key: str, result: Result) -> None:
+    def put(self, key: str, result: T) -> None:
         with self._lock:
             old = self._kept.pop(key, None)
-            self._bytes += size_of(result) - (size_of(old) if old else 0)
+            self._bytes += self._size(result) - (self._size(old) if old else 0)
             self._kept[key] = result
             while self._bytes > self._max and len(self._kept) > 1:
                 _, dropped = self._kept.popitem(last=False)
-                self._bytes -= size_of(dropped)
+                self._bytes -= self._size(dropped)
 
-    def compute(self, key: str, make: Callable[[], Result]) -> Result:
+    def compute(self, key: str, make: Callable[[], T]) -> T:
         """The kept result, or a new one; of threads that miss at once one computes, the others wait."""
         with self._lock:
             lock, waiting = self._computing.get(key, (threading.Lock(), 0))

@@ -307,8 +307,8 @@ class _Judging:
             net = bundle.require_classifier()
         except WeightsError as error:
             return cls(None, normal, (), (str(error),))
-        away = tuple(name for name in (*exclude, f"{normal} defective") if name in net.classes)
-        if normal in net.classes and away:
+        away = net.away_from(normal, exclude)
+        if away:
             return cls(net, normal, away, ())
         note = (
             f"The second classifier of '{bundle.name}' does not know '{normal}', or nothing that is "
