@@ -33,6 +33,7 @@ PAGES = {
     "visualise": PageEntry("pages/3_visualise.py", "visualise", ":material/image_search:"),
     "own": PageEntry("pages/4_own_images.py", "own_images", ":material/add_photo_alternate:"),
     "experiments": PageEntry("pages/5_experiments.py", "experiments", ":material/science:"),
+    "two_images": PageEntry("pages/7_two_images.py", "two_images", ":material/compare:"),
 }
 TITLES = {
     "home": lambda: t("page.home"),
@@ -41,6 +42,7 @@ TITLES = {
     "visualise": lambda: t("page.visualise"),
     "own": lambda: t("page.own"),
     "experiments": lambda: t("page.experiments"),
+    "two_images": lambda: t("page.two_images"),
 }
 
 
