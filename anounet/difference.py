@@ -49,7 +49,9 @@ SETTINGS = ano_unet.LOCAL  # how the image is redrawn
 _PATCH = PatchSettings()
 _WINDOW = 1  # cells around a patch's place that "same" looks into
 _APART = 4  # cells within which patches of one image are too much alike to be compared with each other
-_MOVES = tuple(tuple(itertools.product(way, way)) for way in ((-2, -1, 0, 1, 2), (-2, 0, 2), (-1, 1), (0,)))
+_ALL_MOVES = tuple(itertools.product(range(-2, 3), repeat=2))  # in pixels
+# All; every other one, like a chessboard's black squares; four; none: as many as the memory has room for.
+_MOVES = (_ALL_MOVES, _ALL_MOVES[::2], tuple(itertools.product((-1, 1), repeat=2)), ((0, 0),))
 _PATCHES = 50_000  # patches remembered at most, where the references alone are not more
 _PAIRS = 2**23  # distances held at once: 32 MB
 _BATCH = 8  # images whose patches are made at once

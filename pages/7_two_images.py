@@ -18,8 +18,7 @@ def results(request: Request) -> None:
     except ValueError as error:
         st.error(components.sentence(error), icon=":material/error:")
         return
-    if job is not None:
-        components.job_box(job)
+    components.job_box(job)
     two_images.show(request, view, job)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,25 @@ def test_a_view_computes_nothing_anew(weights, monkeypatch: pytest.MonkeyPatch) 
     at.slider(key="opacity").set_value(20)
     assert words(sound(at.run())) != before
     assert job_of(at, two_images.KIND) is job
+
+
+def test_the_map_comes_before_the_image_is_redrawn(weights, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    whole, go_on = differences.differ, threading.Event()
+
+    def held_up(x, references, bundle, settings, **options):
+        if settings.steps:
+            assert go_on.wait(60)
+        return whole(x, references, bundle, settings, **options)
+
+    monkeypatch.setattr(differences, "differ", held_up)
+    at = app(PAGE)
+    job = job_of(at, two_images.KIND)
+    assert job.wait(60, milestones=1) and job.active
+    said = words(sound(at.run()))
+    assert said.count(PICTURE) == 2 + 3 and texts.t("differ.redrawing") in said
+    go_on.set()
+    said = words(settled(at, two_images.KIND))
+    assert said.count(PICTURE) == 2 + 4 and texts.t("differ.redrawing") not in said
 
 
 def test_sides_are_swapped(weights) -> None:  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def test_levels_come_from_held_out_references(bundle: Bundle) -> None:
     twins = learned(learn(one.repeat(2, 1, 1, 1), bundle.f_net, "same"))
     alone = learned(learn(one, bundle.f_net, "same"))
     assert twins.limit == pytest.approx(alone.limit, rel=0.05) and twins.limit >= twins.scale > 0.5
+    again = (difference._moved(one, 3, -1) + 0.02).clamp(0, 1)  # another photograph of the same
+    for known in (twins, alone):
+        assert 0.1 < float(distance_map(again, known, bundle.f_net).max()) / known.limit < 1.5
     unlike = torch.cat([one, tiny.images(1, "leather")])
     wide = learned(learn(unlike, bundle.f_net))
     # In units of the spread, which is held-out patches' own, the two are as far apart as they are.
@@ -139,23 +143,18 @@ def test_the_image_is_redrawn_towards_the_references_and_f_stays_as_it_is(bundle
 
 
 def test_closing_early_ends_the_work(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = []
+    made, whole = [], difference.ano_unet.reconstruct
 
     def watched(*arguments: object, **options: object) -> object:
-        steps = whole(*arguments, **options)
-        try:
-            yield from steps
-        finally:
-            steps.close()
-            ended.append(True)
+        made.append(whole(*arguments, **options))
+        return made[-1]
 
-    whole = difference.ano_unet.reconstruct
     monkeypatch.setattr(difference.ano_unet, "reconstruct", watched)
-    stream = differ(tiny.images(1)[0], references(bundle), bundle, FEW)
+    stream, threads = differ(tiny.images(1)[0], references(bundle), bundle, FEW), torch.get_num_threads()
     next(stream)
-    threads = torch.get_num_threads()
     stream.close()
-    assert ended == [True] and torch.get_num_threads() == threads and torch.is_grad_enabled()
+    assert inspect.getgeneratorstate(made[0]) == inspect.GEN_CLOSED
+    assert torch.get_num_threads() == threads and torch.is_grad_enabled()
     half = learn(tiny.images(2), bundle.f_net)
     next(half)
     assert torch.is_grad_enabled()

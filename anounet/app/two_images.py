@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import streamlit as st
 
 from anounet import difference
@@ -80,9 +82,13 @@ def choose_pair() -> tuple[str, str]:
 
 def samples(texture: str, pair: str, size: int) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
     """A good piece as the reference and a defective one as the image; the other way round when swapped."""
+    number = next(n for n in count() if textures.defect_of(texture, "test", n) == inputs.DEFAULT_SAMPLE)
     drawn = {}
-    for side, number, defective in (("good", 0 if pair == "same" else 1, False), ("defective", 0, True)):
-        pixels, _, defect = textures.sample(texture, "test", number, size=size, defective=defective)
+    for side, which, defective in (
+        ("good", number if pair == "same" else number + 1, False),
+        ("defective", number, True),
+    ):
+        pixels, _, defect = textures.sample(texture, "test", which, size=size, defective=defective)
         name = f"{label(texture)}, {label(defect or 'good')}"
         drawn[side] = (Picture(name, content_hash(pixels), pixels),)
     if st.query_params.get(SWAP):
@@ -119,20 +125,22 @@ def choose_view() -> panels.View:
         colormap = inputs.choose_one(
             t("view.colormap"), "colours", COLORMAPS, lambda name: label(f"colours.{name}")
         )
-        asked = inputs.clamp(st.session_state.get("opacity", 75), 0, 100, 75)
-        st.session_state["opacity"] = int(asked)
+        usual = round(100 * panels.OPACITY)
         opacity = st.slider(
-            t("view.opacity"), 0, 100, step=5, key="opacity", bind="query-params", format="%d %%", width=220
+            t("view.opacity"), 0, 100, usual, 5, "%d %%", key="opacity", bind="query-params", width=220
         )
-    return panels.View("distance", threshold, colormap=colormap, opacity=opacity / 100)
+    opacity = inputs.clamp(opacity, 0, 100, usual) / 100
+    return panels.View("distance", threshold, colormap=colormap, opacity=opacity)
 
 
-def run(request: Request, bundle: Bundle) -> Job | None:
-    """The comparison's job; none where all its results are there."""
+def run(request: Request, bundle: Bundle) -> Job:
+    """The comparison's job, remembered by the link; a finished one where all its results are there."""
     cache, jobs = models.results(), models.jobs()
+    title = t("differ.job", n=len(request.pictures))
     job = jobs.get(job_id(request.key))
-    missing = len(request.pictures) - len(differences.found(cache, request))
-    if not missing:
+    if len(differences.found(cache, request, whole=True)) == len(request.pictures):
+        job = jobs.note(request.key, KIND, title, spec=request)
+        components.remember(job)
         return job
     if job is not None and not job.active:
         components.job_end(job)
@@ -141,19 +149,19 @@ def run(request: Request, bundle: Bundle) -> Job | None:
     job = jobs.submit(
         request.key,
         KIND,
-        t("differ.job", n=len(request.pictures)),
+        title,
         lambda j: differences.compare(j, request, bundle, cache),
         spec=request,
         owner=components.owner(),
     )
     components.remember(job)
-    job.wait(PATIENCE)
+    job.wait(PATIENCE, milestones=1 + len(request.pictures))
     return job
 
 
-def show(request: Request, view: panels.View, job: Job | None) -> None:
+def show(request: Request, view: panels.View, job: Job) -> None:
     results = differences.found(models.results(), request)
-    for name, fault in (job.faults if job else {}).items():
+    for name, fault in job.faults.items():
         st.warning(f"{plain(name)}: {fault}", icon=":material/error:")
     for number, picture in enumerate(request.pictures):
         if picture.key in results:
@@ -168,11 +176,16 @@ def _card(picture: Picture, result: Result, view: panels.View, number: int) -> N
         st.html(panels.grid(_cells(picture.name, result, view)) + _bar(view))
         cards.region_table(result, view, number)
         with st.expander(t("card.more"), icon=":material/show_chart:"):
-            figure = figures.losses(
-                {name: list(line) for name, line in result.losses.items()}, difference.SETTINGS.beta
-            )
-            st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
+            if _redrawn(result):
+                lines = {name: list(line) for name, line in result.losses.items()}
+                figure = figures.losses(lines, difference.SETTINGS.beta)
+                st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
             cards.file_buttons(picture, result, view, number)
+
+
+def _redrawn(result: Result) -> bool:
+    """Whether it is the whole answer, and not the map alone, which comes first."""
+    return len(result.losses["L"]) > 1
 
 
 def _told(result: Result, view: panels.View) -> str:
@@ -180,8 +193,8 @@ def _told(result: Result, view: panels.View) -> str:
     places = panels.shown_regions(result, view) if view.threshold != "off" else result.regions()
     if not places:
         return t("differ.like")
-    at = {"x": f"{places[0].x:.0f}", "y": f"{places[0].y:.0f}"}
-    return t("differ.one", **at) if len(places) == 1 else t("differ.unlike", n=len(places), **at)
+    x, y = f"{places[0].x:.0f}", f"{places[0].y:.0f}"
+    return t("differ.one", x=x, y=y) if len(places) == 1 else t("differ.unlike", n=len(places), x=x, y=y)
 
 
 def _cells(name: str, result: Result, view: panels.View) -> list[str]:
@@ -194,7 +207,9 @@ def _cells(name: str, result: Result, view: panels.View) -> list[str]:
             t("differ.redrawn"),
             t("method.ano_unet"),
             t("differ.alt_redrawn", name=name),
-        ),
+        )
+        if _redrawn(result)
+        else panels.waiting(t("differ.redrawn"), t("differ.redrawing")),
         panels.figure(
             panels.heat_pixels(result, view),
             t("panel.heat"),

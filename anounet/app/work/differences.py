@@ -1,12 +1,13 @@
-"""What is computed for two images: C from the references, then each image's answer, kept when it is done."""
+"""What is computed for two images: C from the references, every image's map, then every image redrawn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from anounet import difference
+from anounet.ano_unet import Settings
 from anounet.app.jobs import Job, closing_stream
 from anounet.app.results import ResultCache, result_key
 from anounet.app.texts import t
@@ -38,28 +39,45 @@ class Request:
     def key(self) -> str:
         return f"{self._method} {self.version} {' '.join(p.key for p in self.pictures)}"
 
-    def result_key(self, picture: Picture) -> str:
-        return result_key(picture.key, self.version, self._method, difference.SETTINGS)
+    def result_key(self, picture: Picture, settings: Settings) -> str:
+        return result_key(picture.key, self.version, self._method, settings)
 
 
-def found(cache: ResultCache, request: Request) -> dict[str, Result]:
-    """The results there are, by the pictures' keys."""
-    kept = {p.key: cache.get(request.result_key(p)) for p in request.pictures}
-    return {key: result for key, result in kept.items() if result is not None}
+def at_once() -> Settings:
+    """The same map without redrawing, which takes twenty times as long."""
+    return replace(difference.SETTINGS, steps=0)
+
+
+def found(cache: ResultCache, request: Request, *, whole: bool = False) -> dict[str, Result]:
+    """The results there are, by the pictures' keys; unless `whole`, those too that are not redrawn yet."""
+    kept = {}
+    for settings in (difference.SETTINGS,) if whole else (at_once(), difference.SETTINGS):
+        for picture in request.pictures:
+            result = cache.get(request.result_key(picture, settings))
+            if result is not None:
+                kept[picture.key] = result
+    return kept
 
 
 def compare(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> None:
     """Learns the references, and answers for every picture that has no result yet."""
-    references = None
+    job.stage(t("job.references"))
     x = to_tensor([picture.pixels for picture in request.references])
     with closing_stream(learn(x, bundle.f_net, request.place)) as steps:
         for step in steps:
-            if references is None and step.done == 1:
-                job.stage(t("job.references"), step.total)
-            job.advance(step.done)
+            job.advance(step.done, step.total)
             job.check()
             references = step.references
-    there, total = found(cache, request), difference.SETTINGS.steps + 1
+    there = found(cache, request)
+    first = [picture for picture in request.pictures if picture.key not in there]
+    job.stage(t("job.mapping"), len(first))
+    for number, picture in enumerate(first, 1):
+        job.check()
+        stream = differ(to_tensor(picture.pixels)[0], references, bundle, at_once())
+        cache.put(request.result_key(picture, at_once()), drain(stream))
+        job.advance(number)
+    job.milestone()
+    there, total = found(cache, request, whole=True), difference.SETTINGS.steps + 1
     pending = [picture for picture in request.pictures if picture.key not in there]
     job.stage(t("job.differ"), len(pending) * total)
     for number, picture in enumerate(pending):
@@ -76,7 +94,7 @@ def compare(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> N
             to_tensor(picture.pixels)[0], references, bundle, difference.SETTINGS, snapshot_every=SNAPSHOTS
         )
         try:
-            cache.put(request.result_key(picture), drain(stream, on_step))
+            cache.put(request.result_key(picture, difference.SETTINGS), drain(stream, on_step))
         except DivergedError as error:
             job.faults[picture.name] = str(error)
         job.advance((number + 1) * total, samples=())
