@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ class LocalCenters:
         if self.means.device == torch.device(device):
             return self
         moved = {name: getattr(self, name).to(device) for name in ("means", "spreads", "weights")}
-        return LocalCenters(**(vars_of(self) | moved))
+        return replace(self, **moved)
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class LocalCenters:
         try:
             settings = PatchSettings.from_json(meta["settings"])
             means, spreads, tau = state["means"], state["spreads"], float(meta["tau"])
-            weights = _layer_weights([int(n) for n in meta["meta"]["channels"]], settings)
+            weights = layer_weights([int(n) for n in meta["meta"]["channels"]], settings)
             if means.shape[1:] != weights.shape or means.shape != spreads.shape or not math.isfinite(tau):
                 raise ValueError("shape")
             if not (torch.isfinite(means).all() and (spreads > 0).all() and torch.isfinite(spreads).all()):
@@ -272,7 +272,7 @@ def compute_local_centers(
             "All normal images look alike, patch by patch: local centres need images that differ a little."
         )
     k = max(1, min(settings.centers, len(vectors) // 20))
-    weights = _layer_weights(channels, settings)
+    weights = layer_weights(channels, settings)
     means = vectors[torch.randperm(len(vectors), generator=generator)[:k]].clone()
     for iteration in range(settings.iterations):
         means, _ = lloyd(vectors, means, generator)
@@ -301,7 +301,7 @@ def compute_local_centers(
     yield LocalCentersProgress(total, total, LocalCenters(**done))
 
 
-def _layer_weights(channels: list[int], settings: PatchSettings) -> Tensor:
+def layer_weights(channels: list[int], settings: PatchSettings) -> Tensor:
     """w: each layer's weight, shared evenly between its channels; the sum is 1."""
     parts = [torch.full((n,), w / n) for n, w in zip(channels, settings.weights, strict=True)]
     weights = torch.cat(parts)

@@ -205,7 +205,17 @@ def test_results_come_before_the_settings_on_a_phone(server: str, browser: Any) 
 
 @pytest.mark.parametrize(
     "page_name",
-    ["", "f_net", "center", "visualise", "own_images", "experiments", "explore", "explore?show=grid"],
+    [
+        "",
+        "f_net",
+        "center",
+        "visualise",
+        "own_images",
+        "experiments",
+        "explore",
+        "explore?show=grid",
+        "two_images",
+    ],
 )
 def test_nothing_overflows_on_a_phone(server: str, browser: Any, page_name: str) -> None:
     visit = Visit(browser, 390, 844, "dark")

@@ -22,7 +22,7 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, instant, prepare, training
+from anounet import ano_unet, difference, instant, prepare, training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part
@@ -30,6 +30,7 @@ from anounet.cli import bench, main, stages, train
 from anounet.cli import visualize as cli_visualize
 from anounet.cli.common import Progress
 from anounet.datasets import open_set
+from anounet.difference import differ, learn, learned, told
 from anounet.images import decode_file, png_bytes, to_tensor
 from anounet.prepare import levels, rivals, unets
 from anounet.storage import load_weights
@@ -398,6 +399,68 @@ def test_compare_needs_an_anogan(run, samples: Path, tmp_path: Path) -> None:
     )
     assert status == 2
     assert "has no decoder yet" in one_line(error)
+
+
+# --- differ ------------------------------------------------------------------------------------------
+
+
+def test_differ_writes_what_visualize_writes(run, samples: Path, tmp_path: Path) -> None:
+    (samples / "bad.png").write_bytes(b"no image")
+    out, like = tmp_path / "out", samples / "a.png"
+    words = ["differ", samples, "--like", like, "--bundle", "tiny", "--out", out, "--device", "cpu"]
+    status, shown, _ = run(*words, "--steps", 2, "--json")
+    report = json.loads(shown)
+    assert status == 1 and (report["images"], report["failed"]) == (4, 1)
+    assert (report["references"], report["place"], report["map"]) == (1, "anywhere", "distance")
+    names = {f"{stem}_{what}" for stem in "abc" for what in ("map.npy", "overlay.png", "normalised.png")}
+    assert {path.name for path in out.iterdir()} == names | {"scores.csv", "regions.csv"}
+    found = {Path(row["file"]).name: row for row in rows(out)}
+    assert list(rows(out)[0]) == COLUMNS and "bad.png is not a readable" in found["bad.png"]["error"]
+    bundle = load_bundle("tiny", "cpu")
+    known = learned(learn(to_tensor(decode_file(like, 32).pixels), bundle.f_net))
+    for name in ("a.png", "b.png"):
+        x = to_tensor(decode_file(samples / name, 32).pixels)[0]
+        result = drain(differ(x, known, bundle, replace(difference.SETTINGS, steps=2)))
+        assert np.abs(np.load(out / f"{name[0]}_map.npy") - result.anomaly_map.numpy()).max() < 1e-5
+        assert found[name]["verdict"] == told(result)
+        assert float(found[name]["L_C"]) == pytest.approx(result.losses["L_C"][-1], rel=1e-3, abs=1e-6)
+    assert found["a.png"]["verdict"] == "like the references: no place lies above the limit"
+
+
+def test_differ_on_the_same_place_by_several_references(run, samples: Path, tmp_path: Path) -> None:
+    words = ["differ", samples / "a.png", "--like", samples, "--place", "same", "--steps", 0, "--json"]
+    status, shown, _ = run(*words, "--bundle", "tiny", "--out", tmp_path / "out")
+    report = json.loads(shown)
+    assert status == 0 and (report["references"], report["place"]) == (3, "same")
+    assert float(rows(tmp_path / "out")[0]["L_R"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--like", "absent.png"], "absent.png does not exist"),
+        (["--like", "BAD"], "is not a readable PNG"),
+        (["--like", "MANY"], "1 to 20 reference images, not 21"),
+        ([], "required: --like"),
+        (["--like", "GOOD", "--place", "there"], "invalid choice: 'there'"),
+        (["--like", "GOOD", "--steps", "-1"], "Steps must be a whole number"),
+        (["--like", "GOOD", "--bundle", "absent"], "There is no bundle 'absent'"),
+    ],
+)
+def test_differ_refuses_bad_input_in_one_line(
+    run, samples: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "many").mkdir()
+    for number in range(21):
+        shutil.copy(samples / "a.png", tmp_path / "many" / f"{number}.png")
+    paths = {"BAD": tmp_path / "bad.png", "MANY": tmp_path / "many", "GOOD": samples / "b.png"}
+    words = [paths.get(word, word) for word in words]
+    status, shown, error = run(
+        "differ", samples / "a.png", "--bundle", "tiny", "--out", tmp_path / "out", *words
+    )
+    assert (status, shown) == (2, "") and sentence in one_line(error)
+    assert not list(tmp_path.glob("out/*"))
 
 
 # --- making bundles ----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ LEVELS = {
     ],
     5: ["bundle"],
     6: ["visualization"],
-    7: ["prepare"],
+    7: ["difference", "prepare"],
     8: ["experiments", "explore"],
     9: ["app", "cli"],
     10: ["__main__"],

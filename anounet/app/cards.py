@@ -90,7 +90,7 @@ def result_card(
         region_table(result, view, number)
         with st.expander(t("card.more"), icon=":material/show_chart:"):
             _loss_charts(result, rival, request, number)
-            _downloads(picture, result, view, number)
+            file_buttons(picture, result, view, number)
 
 
 def region_table(result: Result, view: panels.View, number: int) -> None:
@@ -149,7 +149,8 @@ def _thin(losses: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     }
 
 
-def _downloads(picture: Picture, result: Result, view: panels.View, number: int) -> None:
+def file_buttons(picture: Picture, result: Result, view: panels.View, number: int) -> None:
+    """What can be taken away of one picture."""
     base, shown = downloads.stem(picture.name), downloads.Shown(picture.name, result)
     files = (
         (

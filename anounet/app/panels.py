@@ -109,6 +109,7 @@ class View:
     sigma: float | None = None  # smoothing of abs(x − y) in pixels at a side of 96; None: as it was measured
     grey: float = 0.0  # > 0: one range 0 … grey of abs(x − y) for both methods, in place of their own units
     colormap: str = "inferno"
+    opacity: float = OPACITY  # of the heat over the grey image
 
     def name(self, result: Result) -> str:
         return self.map if self.map in result.maps else "residual"
@@ -159,7 +160,7 @@ def heat_pixels(result: Result, view: View) -> np.ndarray:
 
 
 def overlay_pixels(result: Result, view: View) -> np.ndarray:
-    plain = overlay(to_pixels(result.x), levels(result, view), OPACITY, view.colormap)
+    plain = overlay(to_pixels(result.x), levels(result, view), view.opacity, view.colormap)
     return _outlined(plain, result, view)
 
 
@@ -172,7 +173,7 @@ def marked_overlay(result: Result, view: View) -> np.ndarray:
     """The overlay for a file: enlarged, with fine outlines and their numbers; uint8 (S, S, 3)."""
     side = result.x.shape[-1]
     factor = max(1, round(FILE_SIDE / side))
-    plain = overlay(to_pixels(result.x), levels(result, view), OPACITY, view.colormap)
+    plain = overlay(to_pixels(result.x), levels(result, view), view.opacity, view.colormap)
     large = np.asarray(Image.fromarray(plain).resize((side * factor,) * 2, Image.Resampling.BICUBIC))
     level = view.level(result)
     if level is None:
@@ -237,8 +238,6 @@ def waiting(title: str, note: str) -> str:
 
 def colour_bar(view: View, bundle: Bundle, results: Sequence[Result]) -> str:
     """The scale, and where a method's normal limit is not quite the one for what is shown."""
-    stops = colorize(np.linspace(0, 1, 11)[None], view.colormap)[0]
-    gradient = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in stops.tolist())
     if view.grey and all(view.name(result) == "residual" for result in results):
         top = 255 * view.grey
         ticks, words = ("0", f"{top / 2:.0f}", f"{top:.0f}+"), t("scale.grey")
@@ -252,6 +251,13 @@ def colour_bar(view: View, bundle: Bundle, results: Sequence[Result]) -> str:
                 words += " " + t("scale.measured", method=label(result.method), sigma=f"{result.smoothing:g}")
     if view.threshold != "off":
         words += " " + (t("scale.line_limit") if view.threshold == "limit" else t("scale.line_scale"))
+    return scale_bar(view, ticks, words)
+
+
+def scale_bar(view: View, ticks: Sequence[str], words: str) -> str:
+    """The colours from 0 to their end, with ticks and what they mean."""
+    stops = colorize(np.linspace(0, 1, 11)[None], view.colormap)[0]
+    gradient = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in stops.tolist())
     marks = "".join(f"<span>{html.escape(tick)}</span>" for tick in ticks)
     return (
         f'<div class="au-scale" role="img" aria-label="{html.escape(words, quote=True)}">'
@@ -274,7 +280,7 @@ def ano_unet_cells(name: str, result: Result, view: View) -> list[str]:
     cells = [figure(to_pixels(result.x), t("panel.original"), name, t("alt.original", name=name))]
     if result.y is None:
         return cells
-    changed, marks = strongest(result, view), _marks(result, view)
+    changed, marks = strongest(result, view), region_marks(result, view)
     return [
         *cells,
         figure(
@@ -297,7 +303,7 @@ def ano_unet_cells(name: str, result: Result, view: View) -> list[str]:
     ]
 
 
-def _marks(result: Result, view: View) -> list[tuple[float, float]]:
+def region_marks(result: Result, view: View) -> list[tuple[float, float]]:
     return [_beside(region, result.x.shape[-1]) for region in shown_regions(result, view)]
 
 

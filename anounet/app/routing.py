@@ -34,6 +34,7 @@ PAGES = {
     "own": PageEntry("pages/4_own_images.py", "own_images", ":material/add_photo_alternate:"),
     "experiments": PageEntry("pages/5_experiments.py", "experiments", ":material/science:"),
     "explore": PageEntry("pages/6_explore.py", "explore", ":material/explore:"),
+    "two_images": PageEntry("pages/7_two_images.py", "two_images", ":material/compare:"),
 }
 TITLES = {
     "home": lambda: t("page.home"),
@@ -43,6 +44,7 @@ TITLES = {
     "own": lambda: t("page.own"),
     "experiments": lambda: t("page.experiments"),
     "explore": lambda: t("page.explore"),
+    "two_images": lambda: t("page.two_images"),
 }
 
 

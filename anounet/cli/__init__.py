@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 
 from anounet import __version__
-from anounet.cli import bench, data, experiment, stages, train, visualize
+from anounet.cli import bench, data, differ, experiment, stages, train, visualize
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"anounet {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (visualize, train, stages, experiment, data, bench):
+    for module in (visualize, differ, train, stages, experiment, data, bench):
         module.add_commands(commands)
     return top
 

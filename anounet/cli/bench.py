@@ -12,6 +12,7 @@ SCRIPTS = {
     "memory": "peak memory of visualize over few and over many images",
     "quality": "pixel AUROC, AP, AUPRO, image AUROC of every method, over seeds",
     "ablation": "how local centres' and instant mode's settings were chosen, on the validation split",
+    "difference": "pixel AUROC of differ from 1, 5 and 20 reference images, anywhere and on the same place",
     "settings": "how fast mode's settings were chosen, on the validation split",
 }
 

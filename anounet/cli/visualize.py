@@ -117,34 +117,37 @@ def add_commands(commands: Any) -> None:
 
 
 def run_visualize(given: argparse.Namespace) -> int:
-    return _Run(given).each()
+    return Run(given).each()
 
 
 def run_compare(given: argparse.Namespace) -> int:
-    return _Run(given, compare=True).each()
+    return Run(given, compare=True).each()
 
 
-class _Run:
+class Run:
     """One batch: streams the files, so that memory does not grow with their number."""
 
     def __init__(self, given: argparse.Namespace, compare: bool = False) -> None:
-        self.given = given
-        self.files = image_files(given.paths)
-        self.bundle: Bundle = load_bundle(given.bundle, device_of(given))
+        self._open(given)
         # The article's C belongs to no instant net: who asks for it and for no mode means fast.
         mode = given.mode or ("fast" if given.center == "global" else self.bundle.mode)
         base = self.bundle.settings(mode, center=given.center)
         self.settings = settings_from(given, ano_unet.Settings, base)
         self._check_parts()
         self.map = self._map_name()
-        self.rivals: tuple[str, ...] = ()
-        self.search = None
         if compare:
             self.rivals = self._chosen_rivals()
             named = {"steps": given.search_steps, "restarts": given.search_restarts}
             self.search = SearchSettings(**{k: v for k, v in named.items() if v is not None})
-        self.out: Path = given.out
         self.out.mkdir(parents=True, exist_ok=True)
+
+    def _open(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.files = image_files(given.paths)
+        self.bundle: Bundle = load_bundle(given.bundle, device_of(given))
+        self.rivals: tuple[str, ...] = ()
+        self.search: SearchSettings | None = None
+        self.out: Path = given.out
         self.names = _distinct_names(self.files)
         self.strips: list[np.ndarray] = []
         self.progress = Progress()
@@ -209,8 +212,7 @@ class _Run:
             "seconds": round(seconds, 3),
             "device": str(self.bundle.device),
             "bundle": self.bundle.name,
-            "mode": self.settings.mode,
-            "center": self.settings.center,
+            **self._kind(),
             "map": self.map,
             "size": self.bundle.size,
             "out": str(self.out),
@@ -219,6 +221,10 @@ class _Run:
         report(self.given, summary | {"scores": rows}, text)
         return 1 if failed else 0
 
+    def _kind(self) -> dict[str, Any]:
+        """What the report says of how the images were redrawn."""
+        return {"mode": self.settings.mode, "center": self.settings.center}
+
     def _rows(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """For each file, in order, its row of scores.csv and its regions."""
         rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
@@ -226,7 +232,7 @@ class _Run:
         for path, image, result in self._results():
             row, found = {"file": str(path), "error": ""}, []
             if isinstance(result, Result):
-                row |= _row(result)
+                row |= self._row(result)
                 found = self._write(path, image, result)
             else:
                 row["error"] = _named(result, path)
@@ -242,6 +248,9 @@ class _Run:
                 rows, redrawn = [], []
         self._compare(redrawn)
         yield from rows
+
+    def _row(self, result: Result) -> dict[str, Any]:
+        return _row(result)
 
     def _results(self) -> Iterator[tuple[Path, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
         """Each file, its image and what came out, in order."""
