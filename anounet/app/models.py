@@ -57,6 +57,7 @@ def set_up() -> None:
     """Once a server: as many threads as there are cores to use, not as the machine has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(cores)
+    device_name()
 
 
 def give_back_memory() -> None:
@@ -132,7 +133,9 @@ def choice(opened: Bundle) -> DataChoice:
     return choice_of(dict(opened.info) | {"size": opened.size})
 
 
+@st.cache_resource(show_spinner=False)
 def device_name() -> str:
+    """Asked once, at the start: while a job runs, PyTorch has the threads of that job."""
     return name_of(default_device())
 
 
