@@ -56,7 +56,7 @@ from anounet.storage import WeightsError
 from anounet.training import TrainingStep
 from anounet.visualization import drain, visualize_many
 
-SETTINGS = ExperimentSettings(images=6, article_images=2, anogan_images=3, refine=1)
+SETTINGS = ExperimentSettings(images=6, fast_images=5, article_images=2, anogan_images=3, refine=1)
 WITHOUT_SLOW = replace(SETTINGS, article_images=0, anogan_images=0)
 STEPS = {"article": {"steps": 1}, "fast": {"steps": 1}, "fast-local": {"steps": 1}}
 
@@ -187,6 +187,7 @@ def test_every_method_is_measured_and_says_on_how_many_images(outcome: Outcome, 
     assert [row.method for row in report.rows] == list(TITLES)
     counts = {row.method: (row.normals, row.anomalies) for row in report.rows}
     assert counts.pop("article") == (2, 2) and counts.pop("anogan") == (3, 3)
+    assert {counts.pop(method) for method in ("fast", "fast-local", "refined")} == {(5, 5)}
     assert set(counts.values()) == {(6, 6)}
     for row in report.rows:
         assert 0 <= row.score_auroc <= 1 and row.seconds > 0 and row.memory_mb >= 0 and not row.left_out

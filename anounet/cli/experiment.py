@@ -44,6 +44,7 @@ def add_commands(commands: Any) -> None:
         ExperimentSettings,
         {
             "images": "test images of each kind, normal and anomalous, at most",
+            "fast_images": "of these in fast mode and with refining, a second each on a CPU; 0: without them",
             "article_images": "of these in article mode, most of a minute each on a CPU; 0: without it",
             "anogan_images": "of these for AnoGAN, seconds each on a CPU; 0: without it",
             "refine": "refining steps after instant mode",

@@ -23,6 +23,7 @@ class ExperimentSettings:
     """How many images, and how they are chosen."""
 
     images: int = 200  # test images of each kind, normal and anomalous, at most
+    fast_images: int = 200  # of these where each is optimised for: fast mode, and refining; 0: without them
     article_images: int = 5  # of these in article mode, most of a minute each on a CPU; 0: without it
     anogan_images: int = 50  # of these for AnoGAN, whose search takes seconds each on a CPU; 0: without it
     refine: int = 10  # refining steps after instant mode
@@ -32,6 +33,7 @@ class ExperimentSettings:
     def __post_init__(self) -> None:
         for name, value, low, high in (
             ("test images of each kind", self.images, MIN_IMAGES, LARGEST),
+            ("images in fast mode", self.fast_images, 0, LARGEST),
             ("images in article mode", self.article_images, 0, LARGEST),
             ("images for AnoGAN", self.anogan_images, 0, LARGEST),
             ("refining steps", self.refine, 1, 1000),

@@ -121,7 +121,8 @@ class _Work:
     def count(self, method: str) -> int:
         """Images of each kind that a method gets at most."""
         few = {"article": self.settings.article_images, "anogan": self.settings.anogan_images}
-        most = few.get(method, self.settings.images)
+        few |= dict.fromkeys(("fast", "fast-local", "refined"), self.settings.fast_images)
+        most = min(few.get(method, self.settings.images), self.settings.images)
         if self.settings.only_figure and method != "f-score":
             most = min(most, max(map(len, PERCENTILES.values())))
         return most

@@ -46,6 +46,7 @@ def run_experiment(job: Job, request: ExperimentRequest, bundle: Bundle) -> Outc
 def estimated_seconds(report: Report, settings: ExperimentSettings) -> float:
     """A rough time for a run with other numbers of images, at the pace of one that is known."""
     most = {"article": settings.article_images, "anogan": settings.anogan_images}
+    most |= dict.fromkeys(("fast", "fast-local", "refined"), settings.fast_images)
     return sum(
         2 * min(most.get(row.method, settings.images), settings.images) * row.seconds for row in report.rows
     )
