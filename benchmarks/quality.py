@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.json:
             value = {
                 "date": date.today().isoformat(),
-                "command": " ".join(["python -m anounet bench quality", *(arguments or sys.argv[3:])]),
+                "command": " ".join(
+                    ["python -m anounet bench quality", *map(_named, arguments or sys.argv[3:])]
+                ),
                 "rows": {n: {f"{c}/{s}": m for (c, s), m in per.items()} for n, per in rows.items()},
                 "normalised": {f"{c}/{s}": m for (c, s), m in repairs.items()},
                 "costs": costs,
@@ -106,6 +108,11 @@ def main(arguments: list[str] | None = None) -> int:
     keep()
     print(report(given, classes, rows, repairs, costs))
     return 0
+
+
+def _named(word: str) -> str:
+    """A path of this machine by its last name: results are for others too."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _before(files: list[Path]) -> tuple[Rows, dict[tuple[str, int], dict[str, float]], dict[str, Any]]:
