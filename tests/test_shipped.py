@@ -11,7 +11,7 @@ import torch
 from anounet.anomaly_map import MAPS, heat_map
 from anounet.bundle import SHIPPED, Bundle, load_bundle, read_info, verify
 from anounet.center import features_of
-from anounet.datasets import TextureSet
+from anounet.datasets import TextureSet, choose, is_here, open_set
 from anounet.experiments import FILE, PICTURE, saved_report
 from anounet.local_centers import patches
 from anounet.metrics import image_auroc, pixel_auroc
@@ -129,3 +129,20 @@ def test_fast_mode_finds_the_defects(shipped: Bundle) -> None:
     assert found > pixel_auroc(heat_map(x, grey, smoothing).numpy(), masks)
     assert found > pixel_auroc(heat_map(x, grey, 0.0).numpy(), masks)
     assert all(result.losses["L_C"][-1] < result.losses["L_C"][0] for result in results[2:])
+
+
+def test_what_a_robust_f_changes_is_real_to_a_net_that_g_never_saw(_here: None) -> None:
+    name = "cifar10-horse"
+    if not (WEIGHTS / f"{name}-robust" / "bundle.json").is_file():
+        pytest.skip(f"weights/{name}-robust is not there: weights/README.md has its commands")
+    if not is_here("cifar10"):
+        pytest.skip("CIFAR-10 is not here: put it into the folder that ANOUNET_DATA names")
+    robust, judge = load_bundle(f"{name}-robust", "cpu"), load_bundle(name, "cpu").require_classifier()
+    validation, changes, moved = open_set("cifar10", "validation"), {}, None
+    for kind in ("horse", "deer"):
+        x = validation.tensor(choose(validation.where(kind), 6), 96).float() / 255
+        y = torch.stack([r.y for r in visualize_many(x, robust, robust.settings("fast"))])
+        changes[kind] = float((x - y).abs().mean())
+        moved = judge.change(x, y, "horse", "deer")
+    assert (moved.difference > 0).sum() >= 4 and moved.difference.mean() > 1  # the deer's
+    assert changes["horse"] < changes["deer"]
