@@ -145,7 +145,7 @@ def test_deep_link_to_visualise_shows_both_methods_on_a_cold_server(server: str,
 def test_home_shows_a_result_and_leads_to_the_pages(server: str, visit: Visit) -> None:
     page = visit.open(server)
     page.get_by_alt_text("redrawn as if it were normal", exact=False).wait_for()
-    assert page.locator("text=× the threshold").is_visible()
+    page.locator("text=× the threshold").wait_for()  # it comes after the pictures
     before = page.get_by_alt_text("Original image", exact=False).get_attribute("src")
     page.get_by_role("radio", name="Scratch").click()
     page.get_by_alt_text("Original image Scratch").wait_for()
