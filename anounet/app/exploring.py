@@ -220,6 +220,8 @@ def start(
         words = t("visualise.again") if job else t("explore.start", time=components.duration(seconds))
         if not st.button(words, key=f"start_{kind}", type="primary", icon=":material/play_arrow:"):
             return job
+    if active and job.cancelled:
+        return job  # stopped, and not yet at its end: submitted now, it would begin anew
     # Submitted again, an active job only gets another owner.
     job = jobs.submit(
         request.key, kind, title, do, spec=request, owner=components.owner(), bundles=(request.bundle,)

@@ -146,6 +146,8 @@ def run(request: Request, bundle: Bundle) -> Job:
         components.job_end(job)
         if job.faults or not st.button(t("visualise.again"), key="start", icon=":material/play_arrow:"):
             return job
+    if job is not None and job.active and job.cancelled:
+        return job  # stopped, and not yet at its end: submitted now, it would begin anew
     job = jobs.submit(
         request.key,
         KIND,
