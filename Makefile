@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(IN_VENV) -m streamlit run streamlit_app.py
 
 test: lint
-	$(IN_VENV) -m pytest
+	$(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(IN_VENV) -m ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cores  # noqa: F401 (before torch, which counts the cores when it is imported)
 import pytest
 import tiny
 

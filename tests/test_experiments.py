@@ -30,6 +30,7 @@ from anounet.experiments import (
     ExperimentSettings,
     Outcome,
     Report,
+    choice,
     draw_figure,
     experiment,
     findings,
@@ -305,6 +306,18 @@ def test_the_figure_alone_takes_its_images_alone(quick: Bundle) -> None:
     assert (report.row("f-score").normals, report.row("f-score").anomalies) == (12, 12)
     assert (report.row("instant").normals, report.row("instant").anomalies) == (5, 5)
     assert all("instant" in row.drawn for row in outcome.figure)
+
+
+def test_settings_are_chosen_on_other_images_than_the_reported_ones(
+    quick: Bundle, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    whole = choice.open_set
+    monkeypatch.setattr(choice, "open_set", lambda *a, **b: opened.append(a[1]) or whole(*a, **b))
+    without = ("--fast-images", 0, "--article-images", 0, "--anogan-images", 0, "--device", "cpu")
+    status, shown, _ = command("experiment", "tiny", "--images", 4, *without, "--split", "validation")
+    assert status == 0 and opened == ["validation"]
+    assert "textures, validation split" in shown and "4 anomalous validation images" in shown
 
 
 def test_a_bundle_is_asked_for_what_it_has(quick: Bundle) -> None:
@@ -585,6 +598,7 @@ def test_an_experiment_is_one_command(quick: Bundle, command: Callable, tmp_path
         "refine": 1,
         "seed": 0,
         "only_figure": False,
+        "split": "test",
     }
     assert own["command"].startswith("python -m anounet experiment tiny") and own["text"] in shown
     assert own["made"].startswith("20") and "torch" in own["versions"]
@@ -647,6 +661,8 @@ def test_both_variants_are_reported_and_the_plain_one_s_classifier_judges_both(
         (["nothing"], "There is no experiment 'nothing': choose cifar10-horse"),
         (["cifar10-horse"], "'python -m anounet prepare --preset cifar10-horse --train-fnet"),
         (["tiny", "--images", "1"], "test images of each kind must lie between 2 and"),
+        (["tiny", "--split", "train"], "The split must be 'test' or 'validation', not 'train'."),
+        (["tiny", "--split", "validation", "--save"], "--save keeps what is reported"),
         (["tiny", "--variant", "robust"], "There is no bundle 'tiny-robust' yet"),
         (["tiny", "--variant", "plane"], "invalid choice"),
     ],

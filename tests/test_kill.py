@@ -21,6 +21,7 @@ from anounet.anogan import SearchSettings
 from anounet.bundle import PARTS, load_bundle, verify
 from anounet.cli import main
 from anounet.cli.common import Progress
+from anounet.experiments import judge
 from anounet.prepare import CHECKPOINTS, levels
 from anounet.storage import load_checkpoint, load_weights
 
@@ -40,6 +41,10 @@ TRAININGS = {
     "AnoGAN": ("anogan", f"train-anogan {FOLDER} --steps 130"),
     "encoder": ("encoder", f"train-encoder {FOLDER} --steps 260"),
     "decoder": ("decoder", f"train-decoder {FOLDER} --steps 260"),
+    "second classifier": (
+        "classifier",
+        "train-classifier --bundle NAME --images 60 --batch 2 --steps 260 --start START",
+    ),
 }
 
 
@@ -66,9 +71,8 @@ def test_a_killed_training_goes_on_to_the_same_net(
 ) -> None:
     part, line = TRAININGS[training]
     start, folder, seen = tmp_path / "start.pth", tmp_path / "parts", []
-    if part == "f_net":
-        torch.save(tiny.backbone().features.state_dict(), start)
-    else:
+    torch.save(tiny.backbone().features.state_dict(), start)
+    if part != "f_net":
         folder.mkdir()
         for number, image in enumerate(tiny.pixels(12).permute(0, 2, 3, 1).numpy()):
             Image.fromarray(image).save(folder / f"{number}.png")
@@ -79,11 +83,12 @@ def test_a_killed_training_goes_on_to_the_same_net(
         named = {"NAME": name, "FOLDER": str(folder), "START": str(start)}
         return [*(named.get(word, word) for word in line.split()), "--device", "cpu"]
 
-    checkpoint = weights / "killed" / CHECKPOINTS[part]
+    checkpoint = weights / "killed" / {**CHECKPOINTS, "classifier": judge.CHECKPOINT}[part]
     kill_once_there(words("killed"), checkpoint, weights)
     load_bundle("killed", "cpu")
     assert all(verify("killed").values())
-    kept = load_checkpoint(checkpoint)["checkpoint"]
+    kept = load_checkpoint(checkpoint)
+    kept = kept.get("checkpoint", kept)
     # A writer may be killed in the middle of any file too.
     names = (f".{checkpoint.name}.half.tmp", f".{PARTS[part]}.new")
     halves = [checkpoint.with_name(name) for name in names]

@@ -11,6 +11,7 @@ from anounet.cli.common import Progress, add_device, add_settings, command_of, d
 from anounet.datasets import TextureSet
 from anounet.experiments import (
     PLAIN,
+    REPORTED,
     VARIANTS,
     Experiment,
     ExperimentSettings,
@@ -49,6 +50,7 @@ def add_commands(commands: Any) -> None:
             "anogan_images": "of these for AnoGAN, seconds each on a CPU; 0: without it",
             "refine": "refining steps after instant mode",
             "seed": "seed of the choice of images",
+            "split": "test, or validation to choose settings by",
         },
     )
     parser.add_argument(
@@ -71,6 +73,11 @@ def add_commands(commands: Any) -> None:
 def run_experiment(given: argparse.Namespace) -> int:
     """Runs an experiment with each of its bundles; what is done is written before the next one begins."""
     chosen, settings = experiment(given.name), settings_from(given, ExperimentSettings)
+    if given.save and settings.split != REPORTED:
+        raise ValueError(
+            f"--save keeps what is reported, which comes from the test split: leave out --save or --split "
+            f"{settings.split}."
+        )
     names, device = chosen.bundles(given.variant), device_of(given)
     reports: list[dict[str, Any]] = []
     for name in names:
@@ -109,10 +116,10 @@ def _write(given: argparse.Namespace, outcome: Outcome, reports: list[dict[str, 
 
 
 def _text(outcome: Outcome) -> str:
-    report = outcome.report
+    report, settings = outcome.report, outcome.report.settings
     head = (
-        f"{report.title}\n{report.bundle}, {report.made[:10]}, {report.data}, test split, {report.size} px, "
-        f"seed {report.settings['seed']}, {report.device}, torch {report.versions['torch']}"
+        f"{report.title}\n{report.bundle}, {report.made[:10]}, {report.data}, {settings['split']} split, "
+        f"{report.size} px, seed {settings['seed']}, {report.device}, torch {report.versions['torch']}"
     )
     parts = [head, table(method_rows(report))]
     if judged := judged_rows(report):

@@ -7,6 +7,7 @@ An experiment is a preset's or a bundle's; `run` is a stream of Stages that ends
 from anounet.experiments.choice import (
     MIN_IMAGES,
     PLAIN,
+    REPORTED,
     VARIANTS,
     Experiment,
     ExperimentSettings,
@@ -24,6 +25,7 @@ __all__ = [
     "MIN_IMAGES",
     "PICTURE",
     "PLAIN",
+    "REPORTED",
     "TITLES",
     "VARIANTS",
     "Experiment",

@@ -16,6 +16,7 @@ PLAIN = "plain"
 VARIANTS = {"robust": "--train-fnet --robust"}  # bundles NAME-variant, and what `prepare` needs to make them
 MIN_IMAGES = 2  # of each kind
 LARGEST = 100_000
+REPORTED, CHOOSING = "test", "validation"  # splits: for figures to report, and to choose settings by
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,11 @@ class ExperimentSettings:
     refine: int = 10  # refining steps after instant mode
     seed: int = 0  # of the choice of images
     only_figure: bool = False  # redraw only the images that the figure shows
+    split: str = REPORTED
 
     def __post_init__(self) -> None:
+        if self.split not in (REPORTED, CHOOSING):
+            raise ValueError(f"The split must be '{REPORTED}' or '{CHOOSING}', not '{self.split}'.")
         for name, value, low, high in (
             ("test images of each kind", self.images, MIN_IMAGES, LARGEST),
             ("images in fast mode", self.fast_images, 0, LARGEST),
@@ -135,7 +139,7 @@ def experiment(name: str) -> Experiment:
 
 @dataclass(frozen=True)
 class TestImages:
-    """The images of an experiment, from the test split: nothing was trained or chosen on them."""
+    """The images of an experiment; nothing was trained or chosen on those of the test split."""
 
     images: ImageSet
     normals: Sequence[int]
@@ -149,7 +153,7 @@ def test_images(choice: DataChoice, settings: ExperimentSettings) -> TestImages:
     Raises:
         DataError: too few of either.
     """
-    images = open_set(choice.data, "test")
+    images = open_set(choice.data, settings.split)
     images.check_classes([choice.normal, *choice.exclude])
     normals = images.where(choice.normal, defective=False)
     anomalies = images.where(choice.normal, defective=True)
@@ -157,9 +161,9 @@ def test_images(choice: DataChoice, settings: ExperimentSettings) -> TestImages:
         anomalies += images.where(name, defective=False)
     if min(len(normals), len(anomalies)) < MIN_IMAGES:
         raise DataError(
-            f"The test split of '{choice.data}' has {len(normals)} normal images of '{choice.normal}' and "
-            f"{len(anomalies)} anomalous ones, and {MIN_IMAGES} or more of each are needed: take another "
-            "class."
+            f"The {settings.split} split of '{choice.data}' has {len(normals)} normal images of "
+            f"'{choice.normal}' and {len(anomalies)} anomalous ones, and {MIN_IMAGES} or more of each are "
+            "needed: take another class."
         )
     return TestImages(
         images,

@@ -18,8 +18,9 @@ FAILS_RATIO, FAILS_AUROC = 1.25, 0.7
 
 def findings(report: Report) -> str:
     """A paragraph: what was found, by whom, and whether it is real."""
+    images = f"{report.settings.get('split', 'test')} images"
     sentences = [
-        f"{report.anomalies} anomalous test images ({_some(report.anomalous)}) and {report.normals} normal "
+        f"{report.anomalies} anomalous {images} ({_some(report.anomalous)}) and {report.normals} normal "
         f"ones of '{report.normal}'."
     ]
     score = report.row("f-score")

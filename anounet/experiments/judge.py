@@ -16,7 +16,7 @@ from anounet.datasets import choose, open_set
 from anounet.feature_net import BackboneSettings, starting_backbone
 from anounet.prepare import DataChoice, Stage
 from anounet.second_classifier import ClassifierSettings, class_of, description, train_second_classifier
-from anounet.storage import file_sha256, load_checkpoint, provenance, save_checkpoint
+from anounet.storage import discard, file_sha256, load_checkpoint, provenance, save_checkpoint
 from anounet.training import images_sha256
 
 CHECKPOINT = "classifier.progress"  # beside the bundle's parts while the training runs
@@ -127,4 +127,4 @@ def make_classifier(
                 save_checkpoint(path, step.checkpoint)
             yield Stage("second classifier", step.step, step.total, metrics, notes=notes)
             notes = ()
-    path.unlink(missing_ok=True)
+    discard(path)
