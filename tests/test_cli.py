@@ -91,7 +91,7 @@ def test_visualize_writes_maps_images_and_scores(run, samples: Path, tmp_path: P
     assert f"| {mode} " in shown
     assert "| images |" in shown and "| 3 " in shown
     names = {f"{stem}_{what}" for stem in "abc" for what in ("map.npy", "overlay.png", "normalised.png")}
-    assert {path.name for path in out.iterdir()} == names | {"scores.csv", "regions.csv"}
+    assert {path.name for path in out.iterdir()} == names | {"scores.csv", "regions.csv", "run.json"}
     bundle = load_bundle("tiny", "cpu")
     with (out / "scores.csv").open(newline="", encoding="utf-8") as file:
         assert next(csv.reader(file)) == COLUMNS
@@ -290,7 +290,7 @@ def test_the_gate_maps_only_what_is_anomalous(run, samples: Path, tmp_path: Path
         assert run(*WITHOUT_PATHS, samples, "--mode", "fast", "--out", out, "--gate")[0] == 0
         assert [row["verdict"] for row in rows(out)] == [verdict] * 3
         assert [row["L_R"] == "" for row in rows(out)] == [verdict == "normal"] * 3
-        assert len(list(out.iterdir())) == files + 2
+        assert len(list(out.iterdir())) == files + 3
 
 
 def test_article_mode(run, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +413,7 @@ def test_differ_writes_what_visualize_writes(run, samples: Path, tmp_path: Path)
     assert status == 1 and (report["images"], report["failed"]) == (4, 1)
     assert (report["references"], report["place"], report["map"]) == (1, "anywhere", "distance")
     names = {f"{stem}_{what}" for stem in "abc" for what in ("map.npy", "overlay.png", "normalised.png")}
-    assert {path.name for path in out.iterdir()} == names | {"scores.csv", "regions.csv"}
+    assert {path.name for path in out.iterdir()} == names | {"scores.csv", "regions.csv", "run.json"}
     found = {Path(row["file"]).name: row for row in rows(out)}
     assert list(rows(out)[0]) == COLUMNS and "bad.png is not a readable" in found["bad.png"]["error"]
     bundle = load_bundle("tiny", "cpu")

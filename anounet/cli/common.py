@@ -133,6 +133,10 @@ def add_bundle(parser: argparse.ArgumentParser, default: str | None = SHIPPED) -
     )
 
 
+def add_fresh(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: cuda where there is one)"

@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from anounet import difference
 from anounet.ano_unet import Settings
 from anounet.anomaly_map import COLORMAPS
-from anounet.cli.common import add_bundle, add_common, add_settings
+from anounet.cli.common import add_bundle, add_common, add_fresh, add_settings
 from anounet.cli.visualize import Run
 from anounet.difference import MOST, PLACES, References, learn
 from anounet.images import Decoded, ImageError, decode_file, image_files, to_tensor
+from anounet.training import images_sha256
 from anounet.visualization import Result, drain
 
 
@@ -42,6 +45,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     add_settings(parser, Settings, {"steps": "updates of G for each image"})
     parser.add_argument("--colormap", choices=COLORMAPS, default="inferno", help="default: inferno")
+    add_fresh(parser)
     add_common(parser)
     parser.set_defaults(run=run_differ)
 
@@ -66,10 +70,14 @@ class _Differ(Run):
     def _learned(self, files: list[Path]) -> References:
         difference.check_count(len(files))
         x = [decode_file(path, self.bundle.size).pixels for path in files]
+        self.like = images_sha256(torch.from_numpy(np.stack(x)))
         for progress in learn(to_tensor(x), self.bundle.f_net, self.given.place):
             self.progress.update("references", progress.done, progress.total)
         self.progress.close()
         return progress.references
+
+    def _depends_on(self) -> dict[str, Any]:
+        return super()._depends_on() | {"like": self.like}
 
     def _kind(self) -> dict[str, Any]:
         return {"references": self.references.centers.count, "place": self.given.place}

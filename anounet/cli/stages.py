@@ -14,6 +14,7 @@ from anounet.cli.choice import add_count, add_data, choice_from, own_choice
 from anounet.cli.common import (
     add_bundle,
     add_common,
+    add_fresh,
     add_settings,
     device_of,
     follow,
@@ -157,7 +158,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_fresh(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
+    add_fresh(parser)
     add_common(parser, seed=True)
 
 

@@ -9,7 +9,15 @@ from typing import Any
 from anounet import metric_learning, prepare
 from anounet.anogan import AnoGANSettings
 from anounet.cli.choice import add_count, add_data, add_name, choice_from, name_from
-from anounet.cli.common import add_common, add_settings, command_of, device_of, resumable, settings_from
+from anounet.cli.common import (
+    add_common,
+    add_fresh,
+    add_settings,
+    command_of,
+    device_of,
+    resumable,
+    settings_from,
+)
 from anounet.decoder import DecoderSettings
 from anounet.f_anogan import EncoderSettings
 from anounet.instant import InstantSettings
@@ -81,7 +89,7 @@ def add_commands(commands: Any) -> None:
     add_name(f_net)
     add_settings(f_net, FNetSettings, _F_NET)
     _add_f_net(f_net)
-    f_net.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
+    add_fresh(f_net)
     f_net.set_defaults(run=run_f_net)
     for parser in (everything, f_net):
         add_common(parser, seed=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import os
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
@@ -25,19 +25,21 @@ from anounet.cli.common import (
     Progress,
     add_bundle,
     add_common,
+    add_fresh,
     add_settings,
     device_of,
     report,
     settings_from,
     table,
 )
+from anounet.cli.ledger import Ledger
 from anounet.experiments import TITLES
 from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
 from anounet.sheet import below, beside, heading
+from anounet.storage import file_sha256
 from anounet.visualization import Result, drain, visualize_many, visualize_rival
 
 COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
-REGIONS = ("image", "number", "x", "y", "left", "top", "width", "height", "area", "score")
 BATCH = 16  # images that a rival gets at a time
 AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
 DECODERS = 2  # threads that decode
@@ -112,6 +114,7 @@ def add_commands(commands: Any) -> None:
                 metavar="N",
                 help=f"AnoGAN's starts of z for each image (default: {SearchSettings.restarts})",
             )
+        add_fresh(parser)
         add_common(parser)
         parser.set_defaults(run=run)
 
@@ -179,37 +182,35 @@ class Run:
         return name
 
     def each(self) -> int:
-        rows: list[dict[str, Any]] = []
-        start, failed = time.perf_counter(), 0
+        """Redraws all images that an earlier run of the same command has not; gives the exit status."""
         columns = (*COLUMNS, *(f"{r}_{what}" for r in self.rivals for what in ("score", "seconds")))
-        with (
-            (self.out / "scores.csv").open("w", newline="", encoding="utf-8") as scores_file,
-            (self.out / "regions.csv").open("w", newline="", encoding="utf-8") as regions_file,
-        ):
-            scores = csv.DictWriter(scores_file, columns)
-            regions = csv.DictWriter(regions_file, REGIONS)
-            scores.writeheader()
-            regions.writeheader()
+        ledger = Ledger(self.out, columns, self._depends_on(), self._is_whole, fresh=self.given.fresh)
+        every, kept = [str(path) for path in self.files], ledger.rows
+        self.files = [path for path in self.files if str(path) not in kept]
+        if kept and self.files:
+            self.progress.note(f"{len(kept)} of {len(every)} images are done: going on with the others")
+        self.strips = self._earlier_strips(every, kept)
+        rows: dict[str, dict[str, Any]] = {}
+        start, failed = time.perf_counter(), 0
+        with ledger:
             for done, (row, found) in enumerate(self._rows(), 1):
-                scores.writerow(row)
-                regions.writerows({"image": row["file"], **region} for region in found)
-                scores_file.flush()  # what is finished is on disk, whatever comes next
-                regions_file.flush()
+                ledger.add(row, found)  # what is finished is on disk, whatever comes next
                 failed += bool(row["error"])
                 if self.given.json:
-                    rows.append(row | {"regions": found})
+                    rows[row["file"]] = row | {"regions": found}
                 elif row["error"]:
                     self.progress.close()
                     print(f"left out: {row['error']}")
-                self.progress.update("images", done, len(self.files))
+                pace = done / (time.perf_counter() - start)
+                self.progress.update("images", len(kept) + done, len(every), **{"a second": pace})
         self.progress.close()
         if self.strips:
             self._save("overview.png", png_bytes(_overview(self.strips, self._methods())))
-        seconds = time.perf_counter() - start
         summary = {
-            "images": len(self.files),
+            "images": len(every),
+            "done before": len(kept),
             "failed": failed,
-            "seconds": round(seconds, 3),
+            "seconds": round(time.perf_counter() - start, 3),
             "device": str(self.bundle.device),
             "bundle": self.bundle.name,
             **self._kind(),
@@ -217,9 +218,48 @@ class Run:
             "size": self.bundle.size,
             "out": str(self.out),
         }
-        text = table([summary])
-        report(self.given, summary | {"scores": rows}, text)
+        rows |= {file: row | {"regions": ledger.regions.get(file, [])} for file, row in kept.items()}
+        scores = [rows[file] for file in every if file in rows]
+        report(self.given, summary | {"scores": scores}, table([summary]))
         return 1 if failed else 0
+
+    def _depends_on(self) -> dict[str, Any]:
+        """All that the results depend on beside the images, for `run.json`."""
+        return {
+            "bundle": self.bundle.name,
+            "bundle.json": file_sha256(self.bundle.folder / "bundle.json"),  # which names its files' hashes
+            "settings": asdict(self.settings),
+            **self._kind(),
+            "map": self.map,
+            "gate": getattr(self.given, "gate", False),
+            "colormap": self.given.colormap,
+            "size": self.bundle.size,
+            "rivals": list(self.rivals),
+            "search": asdict(self.search) if self.search else None,
+        }
+
+    def _is_whole(self, row: dict[str, Any]) -> bool:
+        """Whether all files of an image of an earlier run are there."""
+        name = self.names.get(Path(row["file"]))
+        if name is None:
+            return False
+        left_out = self._gated and row["verdict"] == "normal"
+        needed = [f"{name}_{end}" for end in ("normalised.png", "overlay.png", "map.npy")]
+        if self.rivals:
+            needed += [f"{name}_compare.png", *(f"{name}_{rival}_map.npy" for rival in self.rivals)]
+        return left_out or all((self.out / file).is_file() for file in needed)
+
+    @property
+    def _gated(self) -> bool:
+        return getattr(self.given, "gate", False) and self.settings.mode != "instant"
+
+    def _earlier_strips(self, every: list[str], kept: dict[str, Any]) -> list[np.ndarray]:
+        """The first rows of the overview, from the pictures of an earlier run."""
+        if not self.rivals:
+            return []
+        names = [self.names[Path(file)] for file in every[:OVERVIEW_ROWS] if file in kept]
+        paths = [self.out / f"{name}_compare.png" for name in names]
+        return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
     def _kind(self) -> dict[str, Any]:
         """What the report says of how the images were redrawn."""
