@@ -35,6 +35,7 @@ from anounet.training import (
     check_loss,
     check_resumed,
     images_sha256,
+    mixed_precision,
     on_cpu,
     reinitialize,
     shuffled_batches,
@@ -117,7 +118,8 @@ class Generator(nn.Module):
         self.blocks = nn.Sequential(*blocks, nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(self.blocks(self.project(z).view(-1, *self.start)))
+        # In float32 also where the layers are in bfloat16: its steps of 1/256 are a pixel's own.
+        return torch.sigmoid(self.blocks(self.project(z).view(-1, *self.start)).float())
 
 
 class Discriminator(nn.Module):
@@ -287,17 +289,19 @@ class _Training:
         self.update_d.param_groups[0]["lr"] = settings.discriminator_rate * rate
         level = settings.noise * (1 - number / settings.steps)
         z = torch.randn(2, len(real), settings.latent, generator=self.draw).to(self.device)
-        with torch.no_grad():
-            fake = self.g(z[0])
-        # Lim and Ye 2017
-        loss_d = relu(1 - self.d(self._noisy(real, level))).mean()
-        loss_d = loss_d + relu(1 + self.d(self._noisy(fake, level))).mean()
+        with mixed_precision(self.device):
+            with torch.no_grad():
+                fake = self.g(z[0])
+            # Lim and Ye 2017
+            loss_d = relu(1 - self.d(self._noisy(real, level)).float()).mean()
+            loss_d = loss_d + relu(1 + self.d(self._noisy(fake, level)).float()).mean()
         self.update_d.zero_grad(set_to_none=True)
         loss_d.backward()
         self.update_d.step()
         self.d.requires_grad_(False)
-        fake = self.g(z[1])
-        loss_g = -self.d(self._noisy(fake, level)).mean()
+        with mixed_precision(self.device):
+            fake = self.g(z[1])
+            loss_g = -self.d(self._noisy(fake, level)).float().mean()
         self.update_g.zero_grad(set_to_none=True)
         (loss_g + settings.seeking * _mode_seeking(fake, z[1])).backward()
         self.update_g.step()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from anounet.center import features_of
 from anounet.feature_net import FEATURES, FeatureNet
 from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
-from anounet.training import TrainingStep, adam_steps, as_images, images_sha256, reinitialize
+from anounet.training import TrainingStep, adam_steps, as_images, images_sha256, mixed_precision, reinitialize
 
 MAX_SIDE = 208  # a larger side's second linear layer makes a file that is too large to be opened
 
@@ -189,7 +189,9 @@ def train_decoder(
     features = torch.cat([features_of(f_net, as_images(part, device)) for part in images.split(32)])
 
     def loss(chosen: Tensor) -> Tensor:
-        return (net(features[chosen].to(device)) - as_images(images[chosen], device)).abs().mean()
+        with mixed_precision(device):
+            drawn = net(features[chosen].to(device)).float()
+        return (drawn - as_images(images[chosen], device)).abs().mean()
 
     @torch.no_grad()
     def samples() -> Tensor:

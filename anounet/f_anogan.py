@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from anounet.anogan import AnoGAN
 from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
-from anounet.training import TrainingStep, adam_steps, as_images, images_sha256, reinitialize
+from anounet.training import (
+    TrainingStep,
+    adam_steps,
+    as_images,
+    images_sha256,
+    mixed_precision,
+    reinitialize,
+)
 
 KAPPA = 1.0  # κ
 
@@ -133,7 +140,7 @@ def losses(x: Tensor, y: Tensor, gan: AnoGAN) -> dict[str, Tensor]:
     """izi_f (module docstring), x and y = G(E(x)), (B, 3, H, H) → residual, discrimination, L, each (B,)."""
     features = gan.discriminator.features
     residual = (x - y).square().mean(dim=(1, 2, 3))
-    discrimination = (features(x) - features(y)).square().mean(dim=(1, 2, 3))
+    discrimination = (features(x).float() - features(y).float()).square().mean(dim=(1, 2, 3))
     return {
         "residual": residual,
         "discrimination": discrimination,
@@ -178,7 +185,8 @@ def train_encoder(
 
     def loss(chosen: Tensor) -> Tensor:
         x = as_images(images[chosen], device)
-        return losses(x, gan.generator(net(x)), gan)["L"].mean()
+        with mixed_precision(device):
+            return losses(x, gan.generator(net(x)), gan)["L"].mean()
 
     @torch.no_grad()
     def samples() -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,6 +81,19 @@ def check_loss(loss: Tensor, step: int, what: str) -> float:
             "The last checkpoint is kept."
         )
     return value
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions and matrix products in bfloat16 where the device has instructions for it, else nothing.
+
+    For nets of plain convolutions, whose training takes half the time so, on a CPU too (AVX-512 BF16).
+    Weights, their gradients and their updates stay in float32 (Micikevicius et al. 2018).
+    """
+    if device.type == "cuda":
+        fits = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fits = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16) if fits else nullcontext()
 
 
 def reinitialize(module: nn.Module, generator: torch.Generator, std: float | None = None) -> None:
