@@ -80,7 +80,10 @@ class Decoder(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.sigmoid(self.blocks(self.linear(features).unflatten(1, self.start)))
+        # F(x) of one class lie so near each other that bfloat16 would take some for the same.
+        with torch.autocast(features.device.type, enabled=False):
+            start = self.linear(features).unflatten(1, self.start)
+        return torch.sigmoid(self.blocks(start).float())
 
     @property
     def fingerprint(self) -> str:
@@ -190,7 +193,7 @@ def train_decoder(
 
     def loss(chosen: Tensor) -> Tensor:
         with mixed_precision(device):
-            drawn = net(features[chosen].to(device)).float()
+            drawn = net(features[chosen].to(device))
         return (drawn - as_images(images[chosen], device)).abs().mean()
 
     @torch.no_grad()
