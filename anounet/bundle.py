@@ -154,7 +154,7 @@ class Bundle:
             raise WeightsError(
                 f"{self.folder / 'bundle.json'} has wrong settings for {mode} ({error}): correct them."
             ) from error
-        if own.slack and self.center is not None and self.center.metric != "l1":
+        if own.slack and self.center is not None and not self.center.knows_levels:
             own = replace(own, slack=0.0)  # such a C does not know where normal images' L_C lies
         return replace(own, **changes)
 

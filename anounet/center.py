@@ -19,7 +19,48 @@ from anounet.storage import WeightsError, load_weights, provenance, save_weights
 MIN_IMAGES = 5
 THRESHOLD_QUANTILE = 0.99
 HELD_BACK = 0.2
-METRICS = {"l1": "mean of abs(F(x) − C)", "cosine": "1 − cos(F(x), C)"}  # what the score goes by
+METRICS = {  # what the score goes by
+    "l1": "mean of abs(F(x) − C)",
+    "cosine": "1 − cos(F(x), C)",
+    "mahalanobis": "the distance from C in standard deviations of normal images",
+}
+AXES = 64  # directions in which `Spread` knows how much normal images differ, at most
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far normal images lie around C in which direction.
+
+    Probabilistic PCA (Tipping and Bishop 1999, eq. 7 to 9): the covariance of F(x) over normal images with
+    its first q eigenvectors kept and the other eigenvalues replaced by their mean.
+
+    Attributes:
+        axes: (q, 1280), orthonormal.
+        deviations: standard deviation along each of them.
+        rest: along every other direction.
+    """
+
+    axes: Tensor
+    deviations: tuple[float, ...]
+    rest: float
+
+    @classmethod
+    def of(cls, features: Tensor, vector: Tensor) -> Spread:
+        """That of normal images' features, (N, 1280), around C."""
+        off = features.double() - vector.double()
+        values, vectors = torch.linalg.eigh(off.T @ off / len(off))
+        count = min(AXES, len(off) // 4, off.shape[1] - 1)  # each axis wants a few images
+        variances, axes = values.flip(0).clamp_min(0), vectors.T.flip(0)
+        rest = max(float(variances[count:].mean()), 1e-12) ** 0.5
+        deviations = tuple(round(max(float(v) ** 0.5, rest), 8) for v in variances[:count])
+        return cls(axes[:count].half().float(), deviations, round(rest, 8))  # as a file holds them
+
+    def distance(self, off: Tensor) -> Tensor:
+        """Mahalanobis distance, of F(x) − C: (B, 1280) → (B,), about 1 for a normal image."""
+        along = off @ self.axes.to(off).T
+        beside = (off.square().sum(dim=1) - along.square().sum(dim=1)).clamp_min(0)
+        known = (along / along.new_tensor(self.deviations)).square().sum(dim=1)
+        return ((known + beside / self.rest**2) / off.shape[1]).sqrt()
 
 
 @dataclass(frozen=True)
@@ -35,6 +76,8 @@ class Center:
         count: how many images C was computed from.
         meta: provenance.
         metric: what the score goes by, one of `METRICS`; the article's is l1.
+        spread: for mahalanobis.
+        distances: L_C of the held-back images, where their scores are something else.
     """
 
     vector: Tensor
@@ -45,37 +88,47 @@ class Center:
     count: int
     meta: dict[str, Any] = field(default_factory=dict)
     metric: str = "l1"
+    spread: Spread | None = None
+    distances: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"There is no score by '{self.metric}': choose {' or '.join(METRICS)}.")
+        check_metric(self.metric)
+        if self.metric == "mahalanobis" and self.spread is None:
+            raise ValueError("A score by 'mahalanobis' needs the spread of normal images.")
 
     def distance(self, features: Tensor) -> Tensor:
         """L_C = ‖F(x) − C‖₁ / 1280: (B, 1280) → (B,) ≥ 0."""
         return (features - self.vector.to(features)).abs().mean(dim=1)
 
     def score(self, features: Tensor) -> Tensor:
-        """The anomaly score, L_C itself or 1 − cos(F(x), C): (B, 1280) → (B,) ≥ 0.
+        """The anomaly score, L_C itself, a Mahalanobis distance, or 1 − cos(F(x), C): (B, 1280) → (B,) ≥ 0.
 
         F(x) has the same norm for all x; C, a mean, is shorter the more normal images differ, and its length
-        counts for the first alone.
+        counts for all but the angle.
         """
         if self.metric == "l1":
             return self.distance(features)
+        if self.metric == "mahalanobis":
+            return self.spread.distance(features - self.vector.to(features))
         return 1 - torch.cosine_similarity(features, self.vector.to(features)[None], dim=1)
 
     def level(self, quantile: float) -> float:
         """The L_C that this share of held-back normal images stay under.
 
         Raises:
-            ValueError: their scores, which are kept, are no L_C.
+            ValueError: no L_C of theirs is kept.
         """
-        if self.metric != "l1":
+        if not self.knows_levels:
             raise ValueError(
-                f"A slack goes by C's score, and here that is {METRICS[self.metric]}: compute C anew with "
-                "l1, or use no slack."
+                f"A slack goes by the L_C of normal images, and this C keeps only {METRICS[self.metric]}: "
+                "compute C anew, or use no slack."
             )
-        return float(np.quantile(self.held_back, quantile))
+        return float(np.quantile(self.held_back if self.metric == "l1" else self.distances, quantile))
+
+    @property
+    def knows_levels(self) -> bool:
+        """Whether `level` can answer."""
+        return bool(self.held_back if self.metric == "l1" else self.distances)
 
     def check(self, f_net: FeatureNet, source: Path | str = "C") -> Center:
         """Refuses an f-Net that C was not made from."""
@@ -96,7 +149,13 @@ class Center:
             "meta": self.meta,
             "metric": self.metric,
         }
-        return save_weights(path, "center", {"vector": self.vector}, described)
+        state = {"vector": self.vector}
+        if self.metric != "l1":
+            described["distances"] = [round(distance, 6) for distance in self.distances]
+        if self.spread is not None:
+            state["axes"] = self.spread.axes
+            described |= {"deviations": self.spread.deviations, "rest": self.spread.rest}
+        return save_weights(path, "center", state, described)
 
     @classmethod
     def load(cls, path: Path, sha256: str | None = None) -> Center:
@@ -105,6 +164,12 @@ class Center:
             vector, threshold = state["vector"], float(meta["threshold"])
             if vector.shape != (FEATURES,) or not (torch.isfinite(vector).all() and math.isfinite(threshold)):
                 raise ValueError("vector or threshold")
+            spread = None
+            if "axes" in state:
+                deviations = tuple(float(value) for value in meta["deviations"])
+                spread = Spread(state["axes"], deviations, float(meta["rest"]))
+                if spread.axes.shape != (len(deviations), FEATURES) or not min(*deviations, spread.rest) > 0:
+                    raise ValueError("spread")
             return cls(
                 vector=vector,
                 f_net=str(meta["f_net"]),
@@ -114,9 +179,18 @@ class Center:
                 count=int(meta["count"]),
                 meta=dict(meta["meta"]),
                 metric=str(meta.get("metric", "l1")),
+                spread=spread,
+                distances=tuple(float(distance) for distance in meta.get("distances", ())),
             )
         except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
             raise WeightsError(f"{path} is no C of this program: compute C anew.") from error
+
+
+def check_metric(metric: str) -> str:
+    """Gives a name of `METRICS` back; a ValueError for any other."""
+    if metric not in METRICS:
+        raise ValueError(f"There is no score by '{metric}': choose {', '.join(METRICS)}.")
+    return metric
 
 
 @dataclass(frozen=True)
@@ -168,6 +242,7 @@ def compute_center(
         metric: what the score goes by, one of `METRICS`.
         facts: what to write down as provenance (data set, class, hash).
     """
+    check_metric(metric)  # before the work
     fit, held = split_held_back(count, held_back, seed)
     features: list[Tensor] = []
     for batch in batches:
@@ -178,8 +253,10 @@ def compute_center(
         raise ValueError(f"{count} normal images were announced and {len(everything)} came.")
     # Rounded as a file holds it, so that scores before saving and after loading are the same.
     vector = everything[fit].double().mean(dim=0).half().float()
-    bare = Center(vector, f_net.fingerprint, 0.0, quantile, (), len(fit), metric=metric)
+    spread = Spread.of(everything[fit], vector) if metric == "mahalanobis" else None
+    bare = Center(vector, f_net.fingerprint, 0.0, quantile, (), len(fit), metric=metric, spread=spread)
     scores = bare.score(everything[held]).tolist()
+    distances = bare.distance(everything[held]).tolist() if metric != "l1" else []
     yield CenterProgress(
         count,
         count,
@@ -187,6 +264,7 @@ def compute_center(
             bare,
             threshold=float(np.quantile(scores, quantile)),
             held_back=tuple(sorted(round(score, 6) for score in scores)),
+            distances=tuple(sorted(round(distance, 6) for distance in distances)),
             meta=provenance(**(facts or {}) | {"held_back_share": held_back, "seed": seed}),
         ),
     )

@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from anounet.center import Center, compute_center, features_of, split_held_back
+from anounet.center import METRICS, Center, Spread, compute_center, features_of, split_held_back
 from anounet.feature_net import FeatureNet
 from anounet.storage import WeightsError, save_weights
 
@@ -37,11 +37,11 @@ def test_the_score_may_go_by_the_angle_while_l_c_stays_what_it_is() -> None:
     assert np.allclose(center.score(torch.tensor(features)).numpy(), 1 - cosines)
     expected = np.abs(features - vector).sum(axis=1) / 1280
     assert np.allclose(center.distance(torch.tensor(features)).numpy(), expected)
-    with pytest.raises(ValueError, match="no score by 'l3': choose l1 or cosine"):
+    with pytest.raises(ValueError, match="no score by 'l3': choose l1, cosine, mahalanobis"):
         replace(center, metric="l3")
 
 
-@pytest.mark.parametrize("metric", ["l1", "cosine"])
+@pytest.mark.parametrize("metric", list(METRICS))
 def test_the_threshold_is_of_the_score_and_both_are_kept(
     f_net: FeatureNet, metric: str, tmp_path: Path
 ) -> None:
@@ -53,6 +53,51 @@ def test_the_threshold_is_of_the_score_and_both_are_kept(
     center.save(tmp_path / "center.pt")
     kept = Center.load(tmp_path / "center.pt")
     assert kept.metric == metric and torch.equal(kept.score(f_net(x)), center.score(f_net(x)))
+
+
+def test_the_spread_is_a_mahalanobis_distance_with_a_simpler_covariance() -> None:
+    rng = np.random.default_rng(0)
+    scales = np.concatenate([np.linspace(3, 1, 20), np.full(30, 0.1)])
+    turned = np.linalg.qr(rng.normal(size=(50, 50)))[0]
+    features, others = rng.normal(size=(400, 50)) * scales @ turned, rng.normal(size=(7, 50))
+    vector = features.mean(axis=0)
+    spread = Spread.of(torch.tensor(features), torch.tensor(vector))
+    assert spread.axes.shape == (49, 50)  # all but the last, whose variance is the mean of the rest
+    covariance = np.cov(features.T, bias=True)
+    off = others - vector
+    expected = np.sqrt(np.einsum("bi,ij,bj->b", off, np.linalg.inv(covariance), off) / 50)
+    found = spread.distance(torch.tensor(off)).numpy()
+    assert np.allclose(found, expected, rtol=0.05)  # its axes are rounded to float16
+
+    few = Spread.of(torch.tensor(features[:40]), torch.tensor(vector))
+    values, vectors = np.linalg.eigh((features[:40] - vector).T @ (features[:40] - vector) / 40)
+    assert len(few.deviations) == 10 and few.rest**2 == pytest.approx(values[:-10].mean(), rel=1e-4)
+    simpler = vectors * np.where(np.arange(50) < 40, values[:-10].mean(), values) @ vectors.T
+    expected = np.sqrt(np.einsum("bi,ij,bj->b", off, np.linalg.inv(simpler), off) / 50)
+    assert np.allclose(few.distance(torch.tensor(off)).numpy(), expected, rtol=0.05)
+
+
+def test_with_any_score_the_levels_of_l_c_are_known(f_net: FeatureNet, tmp_path: Path) -> None:
+    x = tiny.images(20)
+    plain = computed(f_net, x)
+    for metric in ("cosine", "mahalanobis"):
+        center = computed(f_net, x, metric=metric)
+        assert center.held_back != plain.held_back and center.distances == plain.held_back
+        assert center.level(0.5) == plain.level(0.5)
+        center.save(tmp_path / "center.pt")
+        assert Center.load(tmp_path / "center.pt").level(0.5) == plain.level(0.5)
+        with pytest.raises(ValueError, match="compute C anew"):
+            replace(center, distances=()).level(0.5)
+
+
+def test_a_score_that_lacks_its_spread_is_refused(f_net: FeatureNet, tmp_path: Path) -> None:
+    center = computed(f_net, tiny.images(20), metric="mahalanobis")
+    with pytest.raises(ValueError, match="needs the spread"):
+        replace(center, spread=None)
+    broken = replace(center, spread=replace(center.spread, rest=0.0))
+    broken.save(tmp_path / "center.pt")
+    with pytest.raises(WeightsError, match="compute C anew"):
+        Center.load(tmp_path / "center.pt")
 
 
 def test_c_is_the_mean_of_the_fit_share_alone(f_net: FeatureNet) -> None:

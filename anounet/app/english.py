@@ -174,6 +174,10 @@ TEXTS: dict[str, str] = {
     "center.count": "Normal images",
     "center.count_help": "C is made from so many, drawn at random. {share} of them are held back from it and "
     "set the thresholds.",
+    "center.score": "The score goes by",
+    "center.score_help": "The article’s score is the distance from C. Mahalanobis counts it in standard "
+    "deviations of normal images, direction by direction: better where objects vary and there are hundreds "
+    "of images. What G is pulled towards stays C.",
     "center.name_help": "The bundle that C is saved in; another name copies the f-Net into a new bundle.",
     "center.too_few": "C needs {least} normal images or more, and there are {n}.",
     "center.no_f_net": "The bundle “{name}” has no f-Net: train one first.",
@@ -689,6 +693,10 @@ LABELS: dict[str, str] = {
     "section.grid": "Steps and β",
     "score.l1": "‖F(y) − C‖₁ / 1280",
     "score.cosine": "1 − cos(F(y), C)",
+    "score.mahalanobis": "distance from C in standard deviations of normal images",
+    "score_by.l1": "Distance (article)",
+    "score_by.cosine": "Angle",
+    "score_by.mahalanobis": "Mahalanobis",
     "part.global": "Global C (article)",
     "part.local": "Local centres",
     "part.instant": "Instant mode",

@@ -15,10 +15,10 @@ from anounet.app.jobs import Job
 from anounet.app.texts import label, plain, t
 from anounet.app.work import answers, centers, fetching, training
 from anounet.bundle import SHIPPED, Bundle, bundle_names
-from anounet.center import HELD_BACK, MIN_IMAGES
+from anounet.center import HELD_BACK, METRICS, MIN_IMAGES
 from anounet.datasets.download import SIZES
 from anounet.instant import InstantSettings
-from anounet.prepare import DataChoice
+from anounet.prepare import DataChoice, usual_metric
 
 F_NET, CENTER, RIVAL, OWN, INSTANT = "f_net", "center", "train_rival", "own", "instant"
 FETCH = "fetch"  # these are the kinds of jobs
@@ -82,6 +82,7 @@ def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
         min(available, DataChoice.count), None, key, t("center.count_help", share=f"{HELD_BACK:.0%}")
     )
     choice = replace(choice, count=count)
+    metric = _choose_metric(bundle, choice)
     same = bundle.name != SHIPPED and bundle.info.get("normal") == choice.normal
     suggested = bundle.name if same else models.free_name(choice.normal, choice.data, bundle_names())
     target = st.text_input(
@@ -100,13 +101,27 @@ def compute_center(bundle: Bundle, choice: DataChoice, available: int) -> None:
     if start_button(CENTER, t("center.go"), fault, key="compute", icon=":material/adjust:"):
         source = bundle.name
         begin(
-            f"center {source} {target} {choice!r}",
+            f"center {source} {target} {choice!r} {metric}",
             CENTER,
             t("center.job", name=target),
-            lambda job: centers.compute_center(job, source, target, choice),
+            lambda job: centers.compute_center(job, source, target, choice, metric),
             source,
             target,
         )
+
+
+def _choose_metric(bundle: Bundle, choice: DataChoice) -> str:
+    """What the score goes by: as it does now, by default."""
+    options = list(METRICS)
+    usual = bundle.center.metric if bundle.center is not None else usual_metric(bundle.name, choice)
+    return st.selectbox(
+        t("center.score"),
+        options,
+        options.index(usual),
+        format_func=lambda name: label(f"score_by.{name}"),
+        key=f"center_score_{bundle.name}",
+        help=t("center.score_help"),
+    )
 
 
 def _choose_count(most: int, default: int | None, key: str, help: str) -> int:

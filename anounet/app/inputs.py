@@ -153,7 +153,7 @@ def choose_settings(bundle: Bundle) -> ano_unet.Settings:
             t("settings.steps"), "steps", 1, 500, int(defaults.steps), 5, t("settings.steps_help")
         )
     slack = None
-    if mode == "fast" and defaults.center == "global" and bundle.center.metric == "l1":
+    if mode == "fast" and defaults.center == "global" and bundle.center.knows_levels:
         slack = bound_number(
             t("settings.slack"), "slack", 0.0, 1.0, float(defaults.slack), 0.05, t("settings.slack_help")
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from anounet import prepare
 from anounet.bundle import SHIPPED, bundle_folder, read_info
+from anounet.center import METRICS
 from anounet.cli.common import settings_from
 from anounet.datasets import DataError, open_set
 from anounet.images import check_size
@@ -80,6 +81,17 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 def add_count(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument(
         "--count", type=int, default=None, metavar="N", help=f"{text} (default: {DataChoice.count})"
+    )
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--score",
+        choices=METRICS,
+        default=None,
+        help="what an image's score goes by: "
+        + "; ".join(f"{name}, {what}" for name, what in METRICS.items())
+        + " (default: the one there is, or the preset's, else l1, the article's)",
     )
 
 

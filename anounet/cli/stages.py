@@ -10,7 +10,7 @@ from typing import Any
 from anounet import prepare
 from anounet.anogan import AnoGANSettings
 from anounet.bundle import DRAWS, read_info
-from anounet.cli.choice import add_count, add_data, choice_from, own_choice
+from anounet.cli.choice import add_count, add_data, add_score, choice_from, own_choice
 from anounet.cli.common import (
     add_bundle,
     add_common,
@@ -102,6 +102,7 @@ def add_commands(commands: Any) -> None:
     add_bundle(center, None)
     add_data(center, "exclude", "reference")
     add_count(center, "normal images that both kinds of C are computed from at most")
+    add_score(center)
     center.set_defaults(run=run_center)
     add_common(center, seed=True)
 
@@ -167,7 +168,7 @@ def run_center(given: argparse.Namespace) -> int:
     choice, device = choice_from(given), device_of(given)
 
     def stages() -> Iterable[Stage]:
-        yield from prepare.make_centers(given.bundle, choice, PatchSettings(), device)
+        yield from prepare.make_centers(given.bundle, choice, PatchSettings(), device, metric=given.score)
         yield from prepare.make_scales(given.bundle, choice, device)
 
     return report_bundle(given, given.bundle, follow(stages()))

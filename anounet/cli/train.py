@@ -8,7 +8,7 @@ from typing import Any
 
 from anounet import metric_learning, prepare
 from anounet.anogan import AnoGANSettings
-from anounet.cli.choice import add_count, add_data, add_name, choice_from, name_from
+from anounet.cli.choice import add_count, add_data, add_name, add_score, choice_from, name_from
 from anounet.cli.common import (
     add_common,
     add_fresh,
@@ -80,6 +80,7 @@ def add_commands(commands: Any) -> None:
         help="normal images redrawn in article mode for its scale, most of a minute each "
         f"on a CPU (default: {Plan.article_scale})",
     )
+    add_score(everything)
     everything.set_defaults(run=run_prepare)
 
     f_net = commands.add_parser(
@@ -138,6 +139,7 @@ def run_prepare(given: argparse.Namespace) -> int:
         encoder=replace(ENCODER, seed=seed) if anogan else None,
         decoder=replace(DECODER, seed=seed) if given.decoder else None,
         start=given.start,
+        score=given.score,
         article_scale=given.article_scale,
     )
     stages = prepare.prepare(name, plan, command_of(given), device_of(given))

@@ -4,7 +4,14 @@ Every stage is a stream; the command line and the app's jobs consume the same on
 loop of its own.
 """
 
-from anounet.prepare.centers import Scores, make_center, make_centers, make_local_centers, score_split
+from anounet.prepare.centers import (
+    Scores,
+    make_center,
+    make_centers,
+    make_local_centers,
+    score_split,
+    usual_metric,
+)
 from anounet.prepare.data import (
     DataChoice,
     FNetData,
@@ -72,4 +79,5 @@ __all__ = [
     "resume_f_net",
     "score_split",
     "unmeasured",
+    "usual_metric",
 ]

@@ -15,17 +15,39 @@ from anounet.local_centers import LocalCenters, LocalCentersProgress, PatchSetti
 from anounet.metrics import image_auroc
 from anounet.prepare.data import DataChoice, Normals, describe, read_normals
 from anounet.prepare.stage import Stage
+from anounet.presets import fitting
 from anounet.storage import WeightsError
 
 
 def make_center(
-    f_net: FeatureNet, choice: DataChoice, normals: Normals | None = None
+    f_net: FeatureNet, choice: DataChoice, normals: Normals | None = None, metric: str = "l1"
 ) -> Iterator[CenterProgress]:
-    """Computes the article's C and its threshold from the normal class's training images."""
+    """Computes the article's C and its threshold from the normal class's training images.
+
+    Args:
+        metric: what the score goes by, one of `center.METRICS`.
+    """
     normals = normals or read_normals(choice)
     return compute_center(
-        f_net, normals.batches(), len(normals.pixels), seed=choice.seed, facts=normals.facts
+        f_net,
+        normals.batches(),
+        len(normals.pixels),
+        seed=choice.seed,
+        metric=metric,
+        facts=normals.facts,
     )
+
+
+def usual_metric(name: str, choice: DataChoice) -> str:
+    """What a bundle's score goes by where nothing is said: as it did, or as the preset of its data says."""
+    try:
+        there = load_bundle(name, "cpu").center
+    except WeightsError:
+        there = None
+    if there is not None:
+        return there.metric
+    preset = fitting(choice.data, choice.normal, choice.exclude)
+    return preset.score if preset else "l1"
 
 
 def make_local_centers(
@@ -48,14 +70,17 @@ def make_centers(
     settings: PatchSettings,
     device: torch.device | str,
     normals: Normals | None = None,
+    metric: str | None = None,
 ) -> Iterator[Stage]:
     """Computes both kinds of C from the normal images, and saves them.
 
-    Local centres that come out as they were stay, and the instant U-Net trained with them.
+    The score goes by `metric`, one of `center.METRICS`, or by the `usual_metric`. Local centres that come out
+    as they were stay, and the instant U-Net trained with them.
     """
     bundle, normals = load_bundle(name, device, only_f_net=True), normals or read_normals(choice)
     notes = tuple(f"left out: {why}" for _, why in normals.skipped)
-    for progress in make_center(bundle.f_net, choice, normals=normals):
+    metric = metric or usual_metric(name, choice)
+    for progress in make_center(bundle.f_net, choice, normals, metric):
         if progress.center is not None:
             save_part(name, center=progress.center, **describe(choice))
         yield Stage(

@@ -39,6 +39,7 @@ class Plan:
     encoder: EncoderSettings | None = None  # f-AnoGAN's; None: AnoGAN alone
     decoder: DecoderSettings | None = None  # None: without the decoder
     start: str | None = None  # F's start: a bundle whose F to go on from, else see `starting_backbone`
+    score: str | None = None  # what C's score goes by, one of `center.METRICS`; None: see `usual_metric`
     article_scale: int = 0  # normals redrawn in article mode for its scale: most of a minute each on a CPU
 
 
@@ -65,7 +66,7 @@ def prepare(
         yield from make_f_net(name, choice, plan.f_net, plan.start, device, described, keep=cut_off)
     else:
         copy_f_net(name, **described)
-    yield from make_centers(name, choice, plan.patches, device, normals)
+    yield from make_centers(name, choice, plan.patches, device, normals, plan.score)
     if plan.identity is not None:
         yield from make_identity(name, choice, plan.identity, device, keep=cut_off)
     else:

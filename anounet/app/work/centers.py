@@ -80,10 +80,13 @@ def center_choice(source: str, normal: str) -> DataChoice:
     return replace(own, normal=normal, exclude=tuple(c for c in own.exclude if c != normal))
 
 
-def compute_center(job: Job, source: str, target: str, choice: DataChoice) -> CenterOutcome:
+def compute_center(
+    job: Job, source: str, target: str, choice: DataChoice, metric: str = "l1"
+) -> CenterOutcome:
     """Computes both kinds of C for the F of `source`, saves them in `target`, and what `fast` mode needs.
 
-    Nothing is saved before both are there, so that images that can't be used leave no half-made bundle.
+    The score goes by `metric`, one of `center.METRICS`. Nothing is saved before both are there, so that
+    images that can't be used leave no half-made bundle.
     """
     job.stage(t("job.loading"))
     info = read_info(source)
@@ -94,7 +97,7 @@ def compute_center(job: Job, source: str, target: str, choice: DataChoice) -> Ce
     if source != target:
         check_new_name(target)
     f_net = load_f_net(path, sha256).to(default_device())
-    normals, center, local = _both_centers(job, f_net, choice)
+    normals, center, local = _both_centers(job, f_net, choice, metric)
     if source != target:
         meta = load_weights(path, "f_net", sha256=sha256)[1]
         save_part(target, f_net=f_net, meta=meta, **describe(choice, command=MADE_BY))
@@ -102,12 +105,14 @@ def compute_center(job: Job, source: str, target: str, choice: DataChoice) -> Ce
     return CenterOutcome(target, len(normals.pixels), normals.skipped)
 
 
-def _both_centers(job: Job, f_net: FeatureNet, choice: DataChoice) -> tuple[Normals, Center, LocalCenters]:
+def _both_centers(
+    job: Job, f_net: FeatureNet, choice: DataChoice, metric: str = "l1"
+) -> tuple[Normals, Center, LocalCenters]:
     job.stage(t("job.reading"))
     normals = read_normals(choice)
     job.check()
     job.stage(t("job.features"))
-    with closing_stream(make_center(f_net, choice, normals=normals)) as stream:
+    with closing_stream(make_center(f_net, choice, normals, metric)) as stream:
         for progress in stream:
             job.advance(progress.done, progress.total)
             job.check()
