@@ -395,18 +395,23 @@ def test_c_is_computed_for_another_class_into_a_new_bundle(weights: Path) -> Non
     assert bundle.instant is None
 
 
-def test_how_many_normal_images_c_is_made_from_can_be_chosen(weights: Path) -> None:
+def test_how_many_images_c_is_made_from_and_what_its_score_goes_by_can_be_chosen(weights: Path) -> None:
     at = app(PAGES[2])
     at.selectbox(key=f"center_normal_{SHIPPED}").set_value("wood")
     sound(at.run())
     field = at.number_input(key=f"center_count_{SHIPPED}_wood")
     assert (field.label, field.value, field.min, field.max) == ("Normal images", 400, 5, 400)
     field.set_value(20)
+    score = at.selectbox(key=f"center_score_{SHIPPED}")
+    assert (score.value, score.options) == ("l1", ["Distance (article)", "Angle", "Mahalanobis"])
+    score.set_value("mahalanobis")
     sound(at.run())
     at.button(key="compute").click()
     settled(sound(at.run()), "center")
     assert job_of(at, "center").result.images == 20
     bundle = load_bundle("textures-wood")
+    assert bundle.center.metric == "mahalanobis"
+    assert load_bundle(SHIPPED).center.metric == "l1"
     assert bundle.center.count == bundle.local.count == 16
     at = app(PAGES[2], bundle="textures-wood", kind="instant")
     field = at.number_input(key="instant_count_textures-wood")

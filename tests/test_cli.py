@@ -32,7 +32,8 @@ from anounet.cli.common import Progress
 from anounet.datasets import open_set
 from anounet.difference import differ, learn, learned, told
 from anounet.images import decode_file, png_bytes, to_tensor
-from anounet.prepare import levels, rivals, unets
+from anounet.prepare import choice_of_preset, levels, rivals, unets
+from anounet.presets import PRESETS
 from anounet.storage import load_weights
 from anounet.training import TrainingStep
 from anounet.visualization import drain, visualize
@@ -750,6 +751,20 @@ def test_the_stages_one_at_a_time(run, start: Path, weights: Path) -> None:
     assert other.local.fingerprint != young.local.fingerprint
     assert run("train-fnet", "--name", "young", *DATA, *F_NET, "--seed", 1, "--start", start)[0] == 0
     assert load_bundle("young", "cpu").center is None  # it was the old F's
+
+
+def test_what_the_score_goes_by_can_be_chosen_and_stays(run, weights: Path) -> None:
+    words = ("center", "--bundle", "tiny", "--count", 24, "--device", "cpu")
+    assert run(*words, "--score", "mahalanobis")[0] == 0
+    first = load_bundle("tiny", "cpu").center
+    assert first.metric == "mahalanobis" and first.spread is not None
+    assert run(*words)[0] == 0
+    assert load_bundle("tiny", "cpu").center.metric == "mahalanobis"
+    assert run(*words, "--score", "l1")[0] == 0
+    assert load_bundle("tiny", "cpu").center.metric == "l1"
+    bundle = load_bundle("tiny", "cpu")
+    assert prepare.usual_metric("none-there", choice_of_preset(PRESETS["cifar10-horse"])) == "mahalanobis"
+    assert prepare.usual_metric(bundle.name, choice_of_preset(PRESETS["cifar10-horse"])) == "l1"
 
 
 def test_how_many_normal_images_are_used_can_be_chosen(run, start: Path, tmp_path: Path) -> None:
