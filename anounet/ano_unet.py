@@ -25,6 +25,7 @@ from torch import Tensor
 from anounet.center import Center
 from anounet.feature_net import FeatureNet
 from anounet.images import content_seed
+from anounet.independent import IndependentNets
 from anounet.local_centers import LocalCenters, patches, seen_distances
 from anounet.optimize import Step, descend, side_by_side
 from anounet.unet import GatedUNet, UNet
@@ -122,6 +123,7 @@ def reconstruct(
     start: UNet | GatedUNet | None = None,
     *,
     snapshot_every: int = 0,
+    together: bool | None = None,
 ) -> Iterator[Step]:
     """Redraws images as if they were normal; every image has a U-Net of its own.
 
@@ -131,6 +133,8 @@ def reconstruct(
         start: the small U-Net to start from: one that redraws images unchanged for `fast` mode, the trained
             one for `instant` mode; each image has a copy of it.
         snapshot_every: every how many steps a Step carries its image.
+        together: run the B U-Nets as one (`independent`), which takes B times their memory, or one after the
+            other, bit for bit as alone; None: together on a GPU.
 
     Yields:
         settings.steps + 1 Steps with L_R, L_C and L; the last one carries y, (B, 3, H, W).
@@ -146,12 +150,14 @@ def reconstruct(
     device = next(f_net.parameters()).device
     if isinstance(center, LocalCenters):
         center = center.to(device)
-    return side_by_side(
-        [_one(image[None].to(device), f_net, center, settings, start, snapshot_every) for image in x]
-    )
+    x = x.to(device)
+    if together is None:
+        together = device.type != "cpu"
+    parts = [x] if together else x.split(1)
+    return side_by_side([_descent(part, f_net, center, settings, start, snapshot_every) for part in parts])
 
 
-def _one(
+def _descent(
     x: Tensor,
     f_net: FeatureNet,
     center: Center | LocalCenters,
@@ -159,14 +165,20 @@ def _one(
     start: UNet | None,
     every: int,
 ) -> Iterator[Step]:
+    """The optimisation of B images at once, every one by a net of its own."""
     x = x.contiguous(memory_format=torch.channels_last)
-    if settings.mode == "article":
-        generator = torch.Generator().manual_seed(content_seed(x[0], settings.seed))
-        g = UNet.fresh(64, 5, "instance", generator)
+
+    def own(index: int) -> UNet:
+        if settings.mode != "article":
+            return copy.deepcopy(start)
+        generator = torch.Generator().manual_seed(content_seed(x[index], settings.seed))
+        return UNet.fresh(64, 5, "instance", generator)
+
+    if len(x) == 1:
+        g = own(0).to(x.device).requires_grad_(True)
     else:
-        g = copy.deepcopy(start)
-    g = g.to(x.device).requires_grad_(True)
-    seen = _seen(x, f_net, center) if isinstance(g, GatedUNet) else None
+        g = IndependentNets(len(x), own, x.device)
+    seen = _seen(x, f_net, center) if isinstance(start, GatedUNet) and settings.mode == "instant" else None
 
     def render() -> Tensor:
         return g(x) if seen is None else g(x, seen)[0]

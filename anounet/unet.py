@@ -107,7 +107,7 @@ class GatedUNet(UNet):
 
         2^(depth − 1) divides H and W; the gate is the sigmoid of the logits, (B, 1, H, W).
         """
-        together = torch.cat((x, seen), dim=1).contiguous(memory_format=torch.channels_last)
+        together = torch.cat((x, seen), dim=1)
         drawn = self._drawn(together)
         gate = drawn[:, 3:]
         return torch.lerp(x, torch.sigmoid(drawn[:, :3]), torch.sigmoid(gate)), gate

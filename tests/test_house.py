@@ -18,6 +18,7 @@ LEVELS = {
     0: [
         "images",
         "unet",
+        "independent",
         "optimize",
         "metrics",
         "training",
