@@ -33,6 +33,8 @@ from anounet.unet import UNet
 R = TypeVar("R")
 SMOOTHING = 2.0  # σ of the Gaussian over a rival's map, in pixels at a side of 96, as Ano-Unet's
 INSTANT_BATCH = 8  # images in one pass of `instant` mode: more is no faster on a CPU
+INSTANT_GPU_BATCH = 128
+MOST_AT_ONCE = 256  # images that are optimised at once, whatever memory there is
 
 
 @dataclass(frozen=True)
@@ -318,18 +320,22 @@ def visualize_many(
 ) -> Iterator[Result | ImageError | ArithmeticError]:
     """`visualize` for a stream of images, in order.
 
-    `instant` mode takes eight images in one pass; on a CPU `fast` mode and refining give every core an image.
-    Results are the same as one by one (in `instant` mode to float rounding), and memory does not grow with
-    the number of images: no more are taken from the stream than are being worked on. An image that holds NaN
-    or infinity, or whose loss diverged, gives its error instead, and the others go on.
+    `instant` mode takes eight images in one pass; on a CPU `fast` mode and refining give every core an
+    image, on a GPU they and `article` mode optimise as many at once as its memory holds, half as many when it
+    was full. Results are the same as one by one (where images share a pass, to rounding), and memory does not
+    grow with the number of images: no more are taken from the stream than are being worked on. An image that
+    holds NaN or infinity, or whose loss diverged, gives its error instead, and the others go on.
     """
     settings = settings or bundle.settings()
+    at_once = _at_once(bundle)
     if settings.mode == "instant" and settings.steps == 0:
-        for batch in batched(images, INSTANT_BATCH):
+        for batch in batched(images, INSTANT_GPU_BATCH if at_once else INSTANT_BATCH):
             yield from _instant_each(batch, bundle, settings)
         return
-    spread = bundle.device.type == "cpu" and settings.mode != "article"
-    workers = (os.cpu_count() or 1) if spread else 1
+    if at_once:
+        yield from _in_batches(images, bundle, settings, gate, batch_size(bundle, settings))
+        return
+    workers = 1 if settings.mode == "article" else os.cpu_count() or 1
 
     def one(x: Tensor) -> Result | ImageError | ArithmeticError:
         try:
@@ -355,6 +361,117 @@ def visualize_many(
             for future in waiting:
                 future.cancel()
             torch.set_num_threads(threads)  # MKL's count is the process's, not the worker's
+
+
+def _at_once(bundle: Bundle) -> bool:
+    """Whether images are best optimised together; a CPU's cores are better off with one each."""
+    return bundle.device.type != "cpu"
+
+
+def batch_size(bundle: Bundle, settings: ano_unet.Settings, free: int | None = None) -> int:
+    """How many images can be optimised at once.
+
+    Args:
+        free: bytes; by default what is free on the bundle's GPU.
+    """
+    if free is None:
+        free = torch.cuda.mem_get_info(bundle.device)[0]
+    article = settings.mode == "article"
+    width, copies = (64, 3) if article else (16, 4)  # weights, gradients, and SGD's or Adam's state
+    start = None if article else parts_for(bundle, settings)[2]
+    weights = 31_040_000 if start is None else sum(p.numel() for p in start.parameters())
+    # What backward needs again: about 24 images of G's finest level, all levels together, and F's.
+    kept = (24 * width + 300) * bundle.size**2
+    return max(1, min(MOST_AT_ONCE, int(0.7 * free / (4 * (copies * weights + kept)))))
+
+
+def _in_batches(
+    images: Iterable[Tensor], bundle: Bundle, settings: ano_unet.Settings, gate: bool, size: int
+) -> Iterator[Result | ImageError | ArithmeticError]:
+    """`visualize_many` by optimisations of `size` images at once, of half as many once memory was full."""
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        waiting = [batch]
+        while waiting:
+            part, full = waiting.pop(0), False
+            try:
+                yield from _together(part, bundle, settings, gate)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                full = True
+            if full:  # here, where nothing of what was begun is held any more
+                torch.cuda.empty_cache()
+                size = max(1, len(part) // 2)
+                waiting[:0] = [part[i : i + size] for i in range(0, len(part), size)]
+
+
+def _together(
+    images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settings, gate: bool
+) -> list[Result | ImageError | ArithmeticError]:
+    """`visualize` for some images at once; each has a U-Net of its own."""
+    begun = time.perf_counter()
+    found: dict[int, Result | ImageError | ArithmeticError] = {}
+    if gate and settings.mode == "instant":
+        first = _instant_each(images, bundle, replace(settings, steps=0))
+        found = {i: r for i, r in enumerate(first) if not (isinstance(r, Result) and r.anomalous)}
+    scores: dict[int, float] = {}
+    for i, x in enumerate(images):
+        if i in found:
+            continue
+        try:
+            x = check_image(x, bundle)
+        except ImageError as error:
+            found[i] = error
+            continue
+        scores[i] = math.nan if settings.mode == "instant" else _score_before(x, bundle, settings)
+        if gate and scores[i] <= bundle.threshold(settings):
+            left_out = _left_out(x, bundle, settings, scores.pop(i), 0.0)
+            found[i] = replace(left_out, seconds=(time.perf_counter() - begun) / len(images))
+    if scores:
+        found |= _optimised({i: images[i].float().cpu() for i in scores}, scores, bundle, settings)
+    return [found[i] for i in range(len(images))]
+
+
+def _optimised(
+    images: Mapping[int, Tensor],
+    scores: Mapping[int, float],
+    bundle: Bundle,
+    settings: ano_unet.Settings,
+) -> dict[int, Result | ArithmeticError]:
+    """Number → image as number → Result, by one optimisation of all; an image that diverges costs itself."""
+    begun, x = time.perf_counter(), torch.stack(list(images.values()))
+    steps = ano_unet.reconstruct(x, bundle.f_net, *parts_for(bundle, settings), together=True)
+    try:
+        history = list(steps)
+    except ArithmeticError as error:
+        if len(images) == 1:
+            return dict.fromkeys(images, error)
+        return {
+            i: r
+            for i, image in images.items()
+            for r in _optimised({i: image}, scores, bundle, settings).values()
+        }
+    finally:
+        steps.close()
+    y = history[-1].image
+    evidence = None if bundle.local is None else ano_unet.compare(x, y, bundle.f_net, bundle.local)
+    maps = map_set(x, y, evidence, settings.smoothing)
+    curves = {name: torch.stack([step.losses[name] for step in history]) for name in history[0].losses}
+    seconds = (time.perf_counter() - begun) / len(x)
+    return {
+        i: _judged(
+            x[place],
+            y[place],
+            {name: m[place] for name, m in maps.items()},
+            bundle,
+            settings,
+            {name: tuple(values[:, place].tolist()) for name, values in curves.items()},
+            seconds,
+            scores[i],
+        )
+        for place, i in enumerate(images)
+    }
 
 
 def batched(images: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:

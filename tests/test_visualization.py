@@ -17,8 +17,10 @@ from anounet.bundle import Bundle
 from anounet.center import features_of
 from anounet.decoder import redraw
 from anounet.images import ImageError
+from anounet.optimize import Step
 from anounet.visualization import (
     INSTANT_BATCH,
+    batch_size,
     drain,
     peak,
     visualize,
@@ -300,6 +302,95 @@ def test_an_image_that_diverges_costs_only_itself(bundle: Bundle) -> None:
     first, second, third = visualize_many(iter(x), bundle, bundle.settings("fast"))
     assert isinstance(second, ArithmeticError)
     assert first.y is not None and third.y is not None
+
+
+# --- many at once, as on a GPU -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images are optimised four at a time; how many each optimisation had."""
+    sizes: list[int] = []
+    reconstruct = ano_unet.reconstruct
+
+    def counted(x: torch.Tensor, *a: object, together: bool | None = None, **b: object) -> Iterator[Step]:
+        assert together or len(x) == 1
+        sizes.append(len(x))
+        return reconstruct(x, *a, together=together, **b)
+
+    monkeypatch.setattr(visualization, "_at_once", lambda bundle: True)
+    monkeypatch.setattr(visualization, "batch_size", lambda bundle, settings: 4)
+    monkeypatch.setattr(ano_unet, "reconstruct", counted)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"), [("fast", {}), ("fast", {"center": "local"}), ("instant", {"steps": 2})]
+)
+@pytest.mark.parametrize("gate", [False, True])
+def test_images_optimised_at_once_give_what_each_gives_alone(
+    bundle: Bundle, at_once: list[int], mode: str, changes: dict, gate: bool
+) -> None:
+    x, settings = torch.cat([tiny.defective(4), tiny.images(3)]), bundle.settings(mode, **changes)
+    scores = [drain(visualize(image, bundle, settings)).score for image in x]
+    half = replace(bundle, center=replace(bundle.center, threshold=sorted(scores)[3]))
+    half = (
+        half
+        if settings.center == "global"
+        else replace(bundle, limits=bundle.limits | {f"{settings.method}:score": sorted(scores)[3]})
+    )
+    at_once.clear()
+    together = list(visualize_many(iter(x), half, settings, gate=gate))
+    assert gate or at_once == [4, 3]
+    alone = [drain(visualize(image, half, settings, gate=gate)) for image in x]
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.x, other.x) and (one.y is None) == (other.y is None)
+        assert one.score == pytest.approx(other.score, rel=0.02) and one.method == other.method
+        assert one.losses.keys() == other.losses.keys()
+        if one.y is not None:
+            assert (one.y - other.y).abs().mean() < 1e-3
+            assert one.maps.keys() == other.maps.keys()
+    if gate:
+        assert {result.anomalous for result in together} == {True, False}
+        assert sum(at_once[: -len(x)]) < len(x)
+
+
+def test_full_memory_halves_the_batch_and_nothing_is_lost(
+    bundle: Bundle, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, settings, counted = tiny.defective(7), bundle.settings("fast"), ano_unet.reconstruct
+
+    def small(x: torch.Tensor, *a: object, **b: object) -> Iterator[Step]:
+        if len(x) > most:
+            raise torch.OutOfMemoryError("full")
+        return counted(x, *a, **b)
+
+    monkeypatch.setattr(ano_unet, "reconstruct", small)
+    most = 2
+    results = list(visualize_many(iter(x), bundle, settings))
+    assert at_once == [2, 2, 2, 1]  # never four again
+    for image, result in zip(x, results, strict=True):
+        assert torch.equal(result.x, image) and result.y is not None
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        list(visualize_many(iter(x), bundle, settings))
+
+
+def test_at_once_a_bad_image_costs_only_itself(bundle: Bundle, at_once: list[int]) -> None:
+    x = tiny.defective(4)
+    x[1], x[2, 0, 0, 0] = 3e38, float("nan")
+    results = list(visualize_many(iter(x), bundle, bundle.settings("fast")))
+    assert isinstance(results[1], ArithmeticError) and isinstance(results[2], ImageError)
+    assert all(results[i].y is not None for i in (0, 3))
+
+
+def test_more_memory_holds_more_images_and_the_article_s_net_takes_most(bundle: Bundle) -> None:
+    article, fast = bundle.settings("article"), bundle.settings("fast")
+    sizes = [batch_size(bundle, article, free) for free in (10**8, 10**10, 10**11)]
+    assert sizes[0] == 1 < sizes[1] < sizes[2]
+    # Weights, gradients and momentum of 31 M parameters are 372 MB an image, before anything is computed.
+    assert sizes[1] <= 0.7 * 10**10 / 372e6
+    assert batch_size(bundle, fast, 10**10) > sizes[1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
