@@ -20,7 +20,7 @@ from anounet import training
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import SCALE_TOP, colorize
 from anounet.bundle import Bundle, load_bundle, read_info, save_part, verify
-from anounet.center import features_of
+from anounet.center import compute_center, features_of
 from anounet.cli import main
 from anounet.datasets import DataError, ImageSet, TextureSet, open_set
 from anounet.experiments import (
@@ -318,6 +318,18 @@ def test_settings_are_chosen_on_other_images_than_the_reported_ones(
     status, shown, _ = command("experiment", "tiny", "--images", 4, *without, "--split", "validation")
     assert status == 0 and opened == ["validation"]
     assert "textures, validation split" in shown and "4 anomalous validation images" in shown
+
+
+def test_the_article_s_score_stands_beside_another_one(quick: Bundle) -> None:
+    x = tiny.images(20)
+    *_, found = compute_center(quick.f_net, [x], len(x), metric="mahalanobis")
+    other = replace(quick, center=found.center, local=None, instant=None)
+    settings = replace(WITHOUT_SLOW, fast_images=0, anogan_images=0)
+    report = outcome_of(replace(other, anogan=None, encoder=None, decoder=None), settings).report
+    assert [row.method for row in report.rows] == ["f-score", "f-distance"]
+    assert ["standard deviations" in row.settings for row in report.rows] == [True, False]
+    assert all(row.peak_auroc is None and row.change_normal is None for row in report.rows)
+    assert "f-distance" not in methods.methods_of(quick)  # whose score is the article's
 
 
 def test_a_bundle_is_asked_for_what_it_has(quick: Bundle) -> None:

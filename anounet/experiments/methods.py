@@ -13,13 +13,14 @@ from anounet import ano_unet
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import enlarge, smooth
 from anounet.bundle import RIVALS, Bundle
-from anounet.center import features_of
+from anounet.center import METRICS, features_of
 from anounet.local_centers import patches
 from anounet.visualization import Result, visualize, visualize_many, visualize_rival
 
 # In the order of the tables → what people call them.
 TITLES = {
     "f-score": "F's score",
+    "f-distance": "F's distance from C",
     "anogan": "AnoGAN",
     "f-anogan": "f-AnoGAN",
     "decoder": "decoder",
@@ -35,6 +36,7 @@ USUAL_BATCH = 32
 SLOW = ("article", "anogan", "fast", "fast-local", "refined")  # a warm-up would cost more than it saves
 _PARTS = {
     "f-score": ("center",),
+    "f-distance": ("center",),
     "nearest": ("local",),
     "article": ("center",),
     "fast": ("center", "identity"),
@@ -63,13 +65,18 @@ class Answer:
 
 def methods_of(bundle: Bundle) -> tuple[str, ...]:
     """The methods that a bundle has the parts for, in the order of `TITLES`."""
-    return tuple(m for m in TITLES if all(getattr(bundle, part) is not None for part in _PARTS[m]))
+    there = [m for m in TITLES if all(getattr(bundle, part) is not None for part in _PARTS[m])]
+    if bundle.center is not None and bundle.center.metric == "l1":
+        there.remove("f-distance")  # the article's score, which F's is then
+    return tuple(there)
 
 
 def described(method: str, bundle: Bundle, refine: int) -> str:
     """A method's settings, for people."""
     if method == "anogan":
         return f"{SearchSettings().steps} latent steps"
+    if method in ("f-score", "f-distance"):
+        return METRICS[bundle.require_center().metric if method == "f-score" else "l1"]
     settings = settings_of(method, bundle, refine)
     if settings is None or method in ("nearest", "instant"):
         return "one pass"
@@ -96,8 +103,10 @@ def ask(
         Now and then how far it is, by name, so that a long one can be stopped; the answers are the
         generator's return value, an error in place of the image that it is about.
     """
-    if method == "f-score":
-        return [Answer(s) for s in bundle.require_center().score(features_of(bundle.f_net, x)).tolist()]
+    if method in ("f-score", "f-distance"):
+        center, features = bundle.require_center(), features_of(bundle.f_net, x)
+        scores = center.score(features) if method == "f-score" else center.distance(features)
+        return [Answer(score) for score in scores.tolist()]
     if method == "nearest":
         return _nearest(x, bundle)
     settings = settings_of(method, bundle, refine)
