@@ -546,6 +546,15 @@ def test_the_text_is_made_of_the_numbers() -> None:
     pixels = findings(report_of(fast={}, instant={"pixel_auroc": 0.99, "pixel_ap": 0.5}))
     assert "instant) changes" in pixels and "To the pixel its map has an AUROC of 0.990" in pixels
     assert "classifier" not in findings(replace(report_of(**rows), judge=None))
+    why = findings(
+        report_of(instant={"pixel_auroc": 0.99}, decoder={"change_anomalous": 0.0102, "peak_auroc": 0.55})
+    )
+    assert "The decoder fails here" in why and "it blurs all of 'horse'" in why and "direction" not in why
+
+
+def test_an_auroc_of_few_images_is_not_shown() -> None:
+    report = report_of(article={"normals": 4, "score_auroc": 1.0}, fast={"normals": 5, "score_auroc": 1.0})
+    assert [row["AUROC, score"] for row in method_rows(report)] == [None, "1.000"]
 
 
 @pytest.mark.parametrize(

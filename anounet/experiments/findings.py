@@ -12,6 +12,7 @@ from anounet.experiments.report import Report, Row
 OURS = ("instant", "refined", "fast-local", "fast", "article")
 OURS_OBJECTS = ("fast", "article", "instant", "refined", "fast-local")
 FEW = 10  # images of which a share says something
+LEAST = 5  # images of each kind of which an AUROC says something
 # Below both the decoder is said to fail: it changes normal images as much as others, and its map ranks badly.
 FAILS_RATIO, FAILS_AUROC = 1.25, 0.7
 
@@ -33,7 +34,7 @@ def findings(report: Report) -> str:
     sentences += _real(report, ours)
     decoder = report.row("decoder")
     if decoder is not None and decoder.ratio is not None and decoder.peak_auroc is not None:
-        sentences.append(_decoder(decoder, report.normal))
+        sentences.append(_decoder(decoder, report.normal, defects))
     return " ".join(filter(None, sentences))
 
 
@@ -92,9 +93,14 @@ def _first(pair: tuple[float, Row]) -> float:
     return pair[0]
 
 
-def _decoder(row: Row, normal: str) -> str:
+def _decoder(row: Row, normal: str, defects: bool) -> str:
     numbers = f"it changes them {row.ratio:.2f} times as much as normal ones, AUROC {row.peak_auroc:.2f}"
     if row.ratio < FAILS_RATIO and row.peak_auroc < FAILS_AUROC:
+        if defects:
+            return (
+                f"The decoder fails here ({numbers}): F(x), one vector for the whole image, holds no fine "
+                f"detail, and so it blurs all of '{normal}' and not the defects alone."
+            )
         return (
             f"The decoder fails here ({numbers}): size, direction and background vary from one '{normal}' to "
             "the next, F(x) does not hold them, and so it redraws normal images as something else too."
@@ -112,8 +118,8 @@ def method_rows(report: Report) -> list[dict[str, Any]]:
             "method": TITLES[row.method],
             "settings": row.settings,
             "images": f"{row.normals} + {row.anomalies}",
-            "AUROC, score": _fixed(row.score_auroc),
-            "AUROC, map's maximum": _fixed(row.peak_auroc),
+            "AUROC, score": _fixed(_of_enough(row, row.score_auroc)),
+            "AUROC, map's maximum": _fixed(_of_enough(row, row.peak_auroc)),
             "pixel AUROC": _fixed(row.pixel_auroc),
             "pixel AP": _fixed(row.pixel_ap),
             "s/image": f"{row.seconds:.3g}",
@@ -148,6 +154,11 @@ def judged_rows(report: Report) -> list[dict[str, Any]]:
             }
         rows.append(line)
     return rows
+
+
+def _of_enough(row: Row, auroc: float | None) -> float | None:
+    """An image AUROC, where there are images enough that it says something."""
+    return auroc if min(row.normals, row.anomalies) >= LEAST else None
 
 
 def _fixed(value: float | None, digits: int = 3) -> str | None:
