@@ -764,7 +764,16 @@ def test_what_the_score_goes_by_can_be_chosen_and_stays(run, weights: Path) -> N
     assert load_bundle("tiny", "cpu").center.metric == "l1"
     bundle = load_bundle("tiny", "cpu")
     assert prepare.usual_metric("none-there", choice_of_preset(PRESETS["cifar10-horse"])) == "mahalanobis"
-    assert prepare.usual_metric(bundle.name, choice_of_preset(PRESETS["cifar10-horse"])) == "l1"
+    horse = choice_of_preset(PRESETS["cifar10-horse"])
+    assert prepare.usual_metric(bundle.name, horse) == "l1"  # as it goes by now
+    for robust_eps, metric in ((0.0, "mahalanobis"), (1.5, "l1")):
+        save_part(
+            "young",
+            f_net=bundle.f_net,
+            meta={"settings": {"robust_eps": robust_eps}},
+            **prepare.describe(horse),
+        )
+        assert prepare.usual_metric("young", horse) == metric
 
 
 def test_how_many_normal_images_are_used_can_be_chosen(run, start: Path, tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_the_article_s_score_stands_beside_another_one(quick: Bundle) -> None:
     settings = replace(WITHOUT_SLOW, fast_images=0, anogan_images=0)
     report = outcome_of(replace(other, anogan=None, encoder=None, decoder=None), settings).report
     assert [row.method for row in report.rows] == ["f-score", "f-distance"]
-    assert ["standard deviations" in row.settings for row in report.rows] == [True, False]
+    assert [row.settings for row in report.rows] == ["Mahalanobis distance", "mean abs(F(x) − C)"]
     assert all(row.peak_auroc is None and row.change_normal is None for row in report.rows)
     assert "f-distance" not in methods.methods_of(quick)  # whose score is the article's
 

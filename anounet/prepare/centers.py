@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from anounet.bundle import load_bundle, save_part
+from anounet.bundle import PARTS, load_bundle, save_part
 from anounet.center import Center, CenterProgress, compute_center, features_of
 from anounet.datasets import choose, open_set
 from anounet.feature_net import FeatureNet
@@ -16,7 +16,7 @@ from anounet.metrics import image_auroc
 from anounet.prepare.data import DataChoice, Normals, describe, read_normals
 from anounet.prepare.stage import Stage
 from anounet.presets import fitting
-from anounet.storage import WeightsError
+from anounet.storage import WeightsError, load_weights
 
 
 def make_center(
@@ -39,15 +39,22 @@ def make_center(
 
 
 def usual_metric(name: str, choice: DataChoice) -> str:
-    """What a bundle's score goes by where nothing is said: as it did, or as the preset of its data says."""
+    """What a bundle's score goes by where nothing is said: as it did, or as the preset of its data says.
+
+    Of a robust F it is the article's: on 500 + 500 validation images of CIFAR-10 horse against deer 0.886 by
+    l1 and 0.865 by mahalanobis.
+    """
+    robust = 0.0
     try:
-        there = load_bundle(name, "cpu").center
+        there = load_bundle(name, "cpu")
+        if there.center is not None:
+            return there.center.metric
+        meta = load_weights(there.folder / PARTS["f_net"], "f_net")[1]
+        robust = float(meta.get("settings", {}).get("robust_eps", 0.0))
     except WeightsError:
-        there = None
-    if there is not None:
-        return there.metric
+        pass  # there is none yet
     preset = fitting(choice.data, choice.normal, choice.exclude)
-    return preset.score if preset else "l1"
+    return preset.score if preset and not robust else "l1"
 
 
 def make_local_centers(
