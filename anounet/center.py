@@ -20,9 +20,9 @@ MIN_IMAGES = 5
 THRESHOLD_QUANTILE = 0.99
 HELD_BACK = 0.2
 METRICS = {  # what the score goes by
-    "l1": "mean of abs(F(x) − C)",
+    "l1": "mean abs(F(x) − C)",
     "cosine": "1 − cos(F(x), C)",
-    "mahalanobis": "the distance from C in standard deviations of normal images",
+    "mahalanobis": "Mahalanobis distance",
 }
 AXES = 64  # directions in which `Spread` knows how much normal images differ, at most
 

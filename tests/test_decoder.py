@@ -36,18 +36,18 @@ def test_the_article_s_shapes() -> None:
 
 
 def test_training_lowers_the_loss_and_ends_with_a_frozen_net(f_net: FeatureNet) -> None:
-    settings = replace(tiny.DECODER, steps=40, learning_rate=1e-2)
+    settings = replace(tiny.DECODER, steps=60, learning_rate=1e-2)
     steps = list(train_decoder(tiny.pixels(12), f_net, settings, samples_every=20, facts={"data": "here"}))
-    assert [s.step for s in steps] == list(range(1, 41))
+    assert [s.step for s in steps] == list(range(1, 61))
     first, last = (sum(s.metrics["L1"] for s in part) for part in (steps[:5], steps[-5:]))
-    assert last < 0.9 * first
-    assert [s.step for s in steps if s.samples is not None] == [20, 40]
+    assert last < 0.8 * first
+    assert [s.step for s in steps if s.samples is not None] == [20, 40, 60]
     assert steps[-1].samples.shape == (8, 3, 32, 32)
     net = steps[-1].model
-    assert [s.model is not None for s in steps] == [False] * 39 + [True]
+    assert [s.model is not None for s in steps] == [False] * 59 + [True]
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     assert net.f_net == f_net.fingerprint and net.meta["data"] == "here"
-    assert net.meta["settings"]["steps"] == 40
+    assert net.meta["settings"]["steps"] == 60
 
 
 def test_an_image_is_drawn_from_its_features_alone(f_net: FeatureNet, made: Decoder) -> None:

@@ -13,7 +13,7 @@ from anounet import ano_unet
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import enlarge, smooth
 from anounet.bundle import RIVALS, Bundle
-from anounet.center import features_of
+from anounet.center import METRICS, features_of
 from anounet.local_centers import patches
 from anounet.visualization import Result, visualize, visualize_many, visualize_rival
 
@@ -34,7 +34,6 @@ TITLES = {
 BATCH = {"article": 1, "anogan": 16}  # images at a time
 USUAL_BATCH = 32
 SLOW = ("article", "anogan", "fast", "fast-local", "refined")  # a warm-up would cost more than it saves
-_SCORES = {"l1": "mean abs(F(x) − C)", "cosine": "1 − cos(F(x), C)", "mahalanobis": "Mahalanobis distance"}
 _PARTS = {
     "f-score": ("center",),
     "f-distance": ("center",),
@@ -77,7 +76,7 @@ def described(method: str, bundle: Bundle, refine: int) -> str:
     if method == "anogan":
         return f"{SearchSettings().steps} latent steps"
     if method in ("f-score", "f-distance"):
-        return _SCORES[bundle.require_center().metric if method == "f-score" else "l1"]
+        return METRICS[bundle.require_center().metric if method == "f-score" else "l1"]
     settings = settings_of(method, bundle, refine)
     if settings is None or method in ("nearest", "instant"):
         return "one pass"
