@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -426,4 +426,4 @@ def _best(step: Step, restarts: int) -> Step:
     each = step.losses["L"].view(-1, restarts)
     chosen = torch.arange(len(each)) * restarts + each.argmin(dim=1)
     image = None if step.image is None else step.image[chosen]
-    return Step(step.index, step.total, {name: value[chosen] for name, value in step.losses.items()}, image)
+    return replace(step, losses={name: value[chosen] for name, value in step.losses.items()}, image=image)

@@ -281,9 +281,9 @@ def trail(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> Iterator[Tr
 
 
 def _steps(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> Iterator[Step]:
-    """The optimisation of one image, each Step with its image."""
+    """The optimisation of one image, each Step with its image: all steps, whether L still falls or not."""
     x = check_image(x, bundle)
-    parts = parts_for(bundle, settings)
+    parts = parts_for(bundle, replace(settings, stop=0.0))
     with closing(ano_unet.reconstruct(x[None], bundle.f_net, *parts, snapshot_every=1)) as steps:
         yield from steps
 

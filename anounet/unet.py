@@ -110,7 +110,8 @@ class GatedUNet(UNet):
         together = torch.cat((x, seen), dim=1)
         drawn = self._drawn(together)
         gate = drawn[:, 3:]
-        return torch.lerp(x, torch.sigmoid(drawn[:, :3]), torch.sigmoid(gate)), gate
+        paint, opened = (torch.sigmoid(part).to(x.dtype) for part in (drawn[:, :3], gate))  # of autocast
+        return torch.lerp(x, paint, opened), gate
 
     @staticmethod
     def shut(width: int, depth: int, colour: Tensor, generator: torch.Generator) -> GatedUNet:

@@ -53,7 +53,7 @@ class Result:
         anomaly_map: the method's usual map, smoothed as the settings say, (H, W) ≥ 0; None as y.
         smoothing: σ of that smoothing, in pixels at a side of 96.
         scale: the map level that is shown as 1.
-        losses: name → its values at steps 0 … total.
+        losses: name → its values after 0, 1, … updates.
         seconds: computing time of this image (an equal share, where a batch was computed).
         limit: the map level above which a region is reported.
         maps: every map there is for this image, by name (`anomaly_map.MAPS`), the usual one too.
@@ -75,6 +75,11 @@ class Result:
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Updates that the image took: fewer than were allowed where its L fell no more."""
+        return max(0, len(self.losses.get("L", ())) - 1)
 
     @property
     def anomalous(self) -> bool:
@@ -220,7 +225,7 @@ def _instant(images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settin
     """`instant` mode without refining: all images in one pass."""
     start = time.perf_counter()
     x, local = torch.stack(list(images)), bundle.require_local()
-    evidence = ano_unet.redraw(x, bundle.f_net, local, bundle.require_instant())
+    evidence = ano_unet.redraw(x, bundle.f_net, local, bundle.require_instant(), settings.precision)
     maps = map_set(x, evidence.y, evidence, settings.smoothing)
     reconstruction = (x - evidence.y).abs().mean(dim=(1, 2, 3))
     centering = local.centering(evidence.after)
@@ -454,7 +459,8 @@ def _optimised(
         }
     finally:
         steps.close()
-    y = history[-1].image
+    last = history[-1]
+    y = last.image
     evidence = None if bundle.local is None else ano_unet.compare(x, y, bundle.f_net, bundle.local)
     maps = map_set(x, y, evidence, settings.smoothing)
     curves = {name: torch.stack([step.losses[name] for step in history]) for name in history[0].losses}
@@ -466,7 +472,7 @@ def _optimised(
             {name: m[place] for name, m in maps.items()},
             bundle,
             settings,
-            {name: tuple(values[:, place].tolist()) for name, values in curves.items()},
+            {name: tuple(v[: last.updates(place) + 1, place].tolist()) for name, v in curves.items()},
             seconds,
             scores[i],
         )
@@ -490,7 +496,7 @@ def visualize_anogan(
     history: list[Step] = []
     try:
         for step in steps:
-            history.append(Step(step.index, step.total, step.losses, None))
+            history.append(replace(step, image=None))
             yield step
     finally:
         steps.close()
