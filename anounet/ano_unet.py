@@ -55,7 +55,7 @@ class Settings:
     # Of a global C: F asks for no more than this quantile of held-back normal images; 0: the article's L_C.
     slack: float = 0.0
     seed: int = 0  # of G's random start in article mode, together with the image's content
-    # An image's steps end where the last three took no more than this share off L of all that was taken off
+    # An image's steps end where the last five took no more than this share off L of all that was taken off
     # it; 0: never, as in the article.
     stop: float = 0.0
     # Of the instant U-Net's one pass. bfloat16 is faster where the hardware has it (AVX-512 BF16, GPUs); maps
@@ -103,14 +103,15 @@ ARTICLE_PRESETS = {
     ),
     "β 80, 200 steps (DAGM class 6)": Settings("article", 80.0, 200, learning_rate=1e-3, smoothing=0.0),
 }
+STOP = 0.02
 DEFAULTS = {
-    "instant": Settings("instant", 3.0, 0, learning_rate=3e-4, center="local", smoothing=1.5),
-    "fast": Settings(),
+    "instant": Settings("instant", 3.0, 0, learning_rate=3e-4, center="local", smoothing=1.5, stop=STOP),
+    "fast": Settings(stop=STOP),
     "article": ARTICLE_PRESETS["β 80, 200 steps (DAGM class 6)"],
 }
 
 # fast mode with local centres: their L_C is of another unit.
-LOCAL = Settings("fast", 3.0, 20, center="local")
+LOCAL = Settings("fast", 3.0, 20, center="local", stop=STOP)
 
 
 def losses(
@@ -279,7 +280,7 @@ def _evidence(
 ) -> Evidence:
     redrawn = patches(y, f_net, centers.settings)
     after = centers.distance(redrawn)
-    spread = centers.spreads.square().mean(dim=0).sqrt()[None, :, None, None]
-    change = (centers.weights[None, :, None, None] * ((features - redrawn) / spread).square()).sum(dim=1)
+    precision = centers.weights / centers.spreads.square().mean(dim=0)
+    change = (features - redrawn).square_().permute(0, 2, 3, 1) @ precision
     y = y.contiguous().cpu()
     return Evidence(y, before.cpu(), after.cpu(), change.sqrt().cpu(), gate if gate is None else gate.cpu())

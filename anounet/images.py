@@ -196,7 +196,8 @@ def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
 def png_bytes(pixels: np.ndarray) -> bytes:
     """Encodes (H, W, 3) uint8 RGB or (H, W) uint8 grey pixels as a PNG file."""
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    # On photographs and overlays zlib's level 2 takes less than half the time of 6, and less space.
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=2)
     return buffer.getvalue()
 
 

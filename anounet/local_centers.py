@@ -27,7 +27,7 @@ from anounet.feature_net import FeatureNet
 from anounet.storage import WeightsError, fingerprint, load_weights, provenance, rounded, save_weights
 
 METRICS = ("spread", "euclidean")
-_CHUNK = 8192  # patches compared at once: 16 MB for 512 centres
+_CHUNK = 2048  # patches compared at once: 4 MB for 512 centres
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class LocalCenters:
     def __post_init__(self) -> None:
         precisions = self.weights / self.spreads.square()
         object.__setattr__(self, "_precisions", precisions)
-        # Σ w ((f − c) / σ)² = f² · (w/σ²) − 2 f · (c w/σ²) + c² · (w/σ²): two matrix products and an offset.
-        object.__setattr__(self, "_pulls", -2 * self.means * precisions)
+        # Σ w ((f − c) / σ)² = (f, f²) · (−2 c w/σ², w/σ²) + c² · (w/σ²): one matrix product and an offset.
+        object.__setattr__(self, "_forms", torch.cat((-2 * self.means * precisions, precisions), dim=1).T)
         object.__setattr__(self, "_offsets", (self.means.square() * precisions).sum(dim=1))
 
     @property
@@ -132,9 +132,7 @@ class LocalCenters:
     def nearest(self, vectors: Tensor) -> Tensor:
         """Index of each patch's nearest centre: (N, D) → (N,)."""
         found = [
-            torch.addmm(self._offsets, chunk, self._pulls.T)
-            .addmm_(chunk.square(), self._precisions.T)
-            .argmin(dim=1)
+            torch.addmm(self._offsets, torch.cat((chunk, chunk.square()), dim=1), self._forms).argmin(dim=1)
             for chunk in vectors.split(_CHUNK)
         ]
         return torch.cat(found)
@@ -143,9 +141,13 @@ class LocalCenters:
         """d_p, the module's formula: patches (B, D, h, w) → (B, h, w) ≥ 0, differentiable."""
         batch, depth, *grid = features.shape
         vectors = features.permute(0, 2, 3, 1).reshape(-1, depth)
-        nearest = self.nearest(vectors.detach())
-        squares = (vectors - self.means[nearest]).square() * self._precisions[nearest]
-        return squares.sum(dim=1).clamp_min(1e-12).sqrt().view(batch, *grid)
+        # In pieces: what they are compared by is several times as large as the patches are.
+        squares = [self._squares(chunk, self.nearest(chunk.detach())) for chunk in vectors.split(_CHUNK)]
+        return torch.cat(squares).clamp_min(1e-12).sqrt().view(batch, *grid)
+
+    def _squares(self, vectors: Tensor, nearest: Tensor) -> Tensor:
+        """d² to the centres named; the search's own has the rounding of large numbers' differences."""
+        return ((vectors - self.means[nearest]).square() * self._precisions[nearest]).sum(dim=1)
 
     def centering(self, distances: Tensor) -> Tensor:
         """L_C = mean over patches of max(0, d − τ): (B, h, w) → (B,). A normal patch takes no gradient."""

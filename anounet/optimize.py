@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-WINDOW = 3  # steps over which L is asked whether it still falls
+WINDOW = 5  # steps over which L is asked whether it still falls
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def side_by_side(streams: Sequence[Iterator[Step]]) -> Iterator[Step]:
                 total=now[0].total,
                 losses={name: torch.cat([step.losses[name] for step in now]) for name in now[0].losses},
                 image=torch.cat(images) if all(image is not None for image in images) else None,
-                taken=tuple(step.updates(0) for step in now) if any(step.taken for step in now) else (),
+                taken=tuple(n for step in now for n in step.taken or (step.index,) * len(step.losses["L"])),
                 stopped=all(step.last for step in now) and at < now[0].total,
             )
     finally:

@@ -32,7 +32,7 @@ from anounet.unet import UNet
 
 R = TypeVar("R")
 SMOOTHING = 2.0  # σ of the Gaussian over a rival's map, in pixels at a side of 96, as Ano-Unet's
-INSTANT_BATCH = 8  # images in one pass of `instant` mode: more is no faster on a CPU
+INSTANT_BATCH = 8  # images of 96 px in one pass of `instant` mode: on two cores 32 are a seventh faster, for 250 MB more
 INSTANT_GPU_BATCH = 128
 MOST_AT_ONCE = 256  # images that are optimised at once, whatever memory there is
 
@@ -325,7 +325,7 @@ def visualize_many(
 ) -> Iterator[Result | ImageError | ArithmeticError]:
     """`visualize` for a stream of images, in order.
 
-    `instant` mode takes eight images in one pass; on a CPU `fast` mode and refining give every core an
+    `instant` mode takes some images in one pass; on a CPU `fast` mode and refining give every core an
     image, on a GPU they and `article` mode optimise as many at once as its memory holds, half as many when it
     was full. Results are the same as one by one (where images share a pass, to rounding), and memory does not
     grow with the number of images: no more are taken from the stream than are being worked on. An image that
@@ -334,7 +334,7 @@ def visualize_many(
     settings = settings or bundle.settings()
     at_once = _at_once(bundle)
     if settings.mode == "instant" and settings.steps == 0:
-        for batch in batched(images, INSTANT_GPU_BATCH if at_once else INSTANT_BATCH):
+        for batch in batched(images, instant_batch(bundle)):
             yield from _instant_each(batch, bundle, settings)
         return
     if at_once:
@@ -371,6 +371,12 @@ def visualize_many(
 def _at_once(bundle: Bundle) -> bool:
     """Whether images are best optimised together; a CPU's cores are better off with one each."""
     return bundle.device.type != "cpu"
+
+
+def instant_batch(bundle: Bundle) -> int:
+    """How many images `instant` mode takes in one pass: fewer where they are larger, for as much memory."""
+    most = INSTANT_GPU_BATCH if _at_once(bundle) else INSTANT_BATCH
+    return max(1, min(most, most * 96**2 // bundle.size**2))
 
 
 def batch_size(bundle: Bundle, settings: ano_unet.Settings, free: int | None = None) -> int:

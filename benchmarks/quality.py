@@ -287,8 +287,8 @@ def _bundle(given: argparse.Namespace, pixels: Tensor, seed: int, methods: list[
 
 def _settings(method: str, bundle: Bundle, given: argparse.Namespace) -> Any:
     if method.startswith("refined"):
-        return bundle.settings("instant", steps=int(method.split()[1]))
-    return bundle.settings(method)
+        return bundle.settings("instant", steps=int(method.split()[1]), stop=0.0)
+    return bundle.settings(method, stop=0.0)
 
 
 def _ours(method: str, bundle: Bundle, x: Tensor, given: argparse.Namespace) -> Found:

@@ -39,7 +39,7 @@ from anounet.training import TrainingStep
 from anounet.visualization import drain, visualize
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ["file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error"]
+COLUMNS = ["file", "score", "threshold", "verdict", "L_R", "L_C", "steps", "seconds", "error"]
 WITHOUT_PATHS = ["visualize", "--bundle", "tiny", "--device", "cpu"]
 
 
@@ -1079,8 +1079,9 @@ def test_bench_speed_measures_what_the_bundle_has(
     status, shown, error = run("bench", "speed", "--bundle", "tiny", "--images", 3)
     assert status == 0, error
     rows = [line for line in shown.splitlines() if line.startswith("|")][2:]
-    assert [row.split("|")[1].strip() for row in rows] == ["instant", "f-anogan", "decoder"]
-    assert all("one pass, batches of 16" in row for row in rows[1:])
+    assert [row.split("|")[1].strip() for row in rows] == ["instant", "f-AnoGAN", "decoder"]
+    assert all(row.split("|")[-2].strip() == "one pass" for row in rows)
+    assert {row.split("|")[5].strip() for row in rows} <= {"8", "16", "32"}
 
 
 def test_bench_speed_refuses_too_few_images(run) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anounet.optimize import DivergedError, Step, descend, side_by_side
+from anounet.optimize import WINDOW, DivergedError, Step, descend, falls_no_more, side_by_side
 
 TARGET = torch.linspace(0.2, 0.8, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
 
@@ -219,3 +219,75 @@ def test_side_by_side_closes_every_stream_when_it_is_left_early() -> None:
     with pytest.raises(DivergedError):
         list(side_by_side(streams))
     assert closed == ["c", "d"]
+
+
+def slow_and_fast(taken: list[int]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """L of the first image falls to the end, that of the second one for `WINDOW` steps only."""
+
+    def objective(y: Tensor) -> dict[str, Tensor]:
+        square = (y - TARGET).square().mean(dim=(1, 2, 3))
+        held = torch.stack((y[0].mean(), square[1] * float(len(taken) < WINDOW)))
+        taken.append(1)
+        return {"square": square, "L": held + torch.tensor([0.0, 0.5])}
+
+    return objective
+
+
+def test_a_curve_that_falls_goes_on_and_one_that_does_not_stops() -> None:
+    falling, flat = torch.linspace(1, 0, 12), torch.cat((torch.linspace(1, 0, 6), torch.zeros(6)))
+    for length in range(1, 13):
+        going, ended = falls_no_more(torch.stack((falling, flat), dim=1)[:length], 0.02).tolist()
+        assert not going
+        assert ended == (length > 5 + WINDOW)
+    upwards = torch.tensor([1.0, 0.5, 0.4, 0.6, 0.3, 0.5, 0.2, 0.5, 0.1])[:, None]
+    assert not falls_no_more(upwards, 0.02)  # its least still falls
+    still = torch.full((WINDOW + 1, 1), 3.0)
+    assert falls_no_more(still, 0.0) and not falls_no_more(still[1:], 0.0)
+
+
+def test_steps_end_when_no_image_falls_any_more() -> None:
+    steps = list(stream(steps=400, stop=0.02, snapshot_every=1))
+    last = steps[-1]
+    assert last.last and last.stopped and last.index < 400 and last.total == 400
+    assert not any(step.last for step in steps[:-1])
+    for name, values in objective(last.image).items():
+        assert torch.equal(last.losses[name], values)
+    assert [step.index for step in steps] == list(range(len(steps)))
+    whole = list(stream(steps=400, snapshot_every=1))
+    assert len(whole) == 401 and whole[-1].updates(0) == 400
+    for taken, image, expected in zip(last.taken, last.image, (0, 1), strict=True):
+        assert torch.equal(image, whole[taken].image[expected])
+
+
+def test_an_image_that_has_stopped_stays_as_it_was_while_the_others_go_on() -> None:
+    steps = list(stream(objective=slow_and_fast([]), steps=30, stop=1e-9, snapshot_every=1))
+    assert len(steps) == 31 and not steps[-1].stopped
+    at = steps[-1].updates(1)
+    assert at < 30 == steps[-1].updates(0)
+    for step in steps[at:]:
+        assert step.taken == (step.index, at)
+        assert torch.equal(step.image[1], steps[at].image[1])
+        assert torch.equal(step.losses["square"][1], steps[at].losses["square"][1])
+    assert not torch.equal(steps[-1].image[0], steps[at].image[0])
+
+
+def test_side_by_side_keeps_a_stream_that_stopped_until_all_have() -> None:
+    def one(value: float, ends: int) -> Iterator[Step]:
+        for index in range(ends + 1):
+            image = torch.full((1, 3, 2, 2), value + index) if index == ends else None
+            losses = {"L": torch.tensor([value + index])}
+            yield Step(index, 9, losses, image, (index,), stopped=index == ends < 9)
+
+    steps = list(side_by_side([one(0.0, 2), one(10.0, 4)]))
+    assert [(s.index, s.taken) for s in steps] == [
+        (0, (0, 0)),
+        (1, (1, 1)),
+        (2, (2, 2)),
+        (3, (2, 3)),
+        (4, (2, 4)),
+    ]
+    assert [s.last for s in steps] == [False, False, False, False, True]
+    assert steps[-1].losses["L"].tolist() == [2, 14]
+    assert steps[-1].image[:, 0, 0, 0].tolist() == [2, 14]
+    whole = list(side_by_side([one(0.0, 2), one(10.0, 9)]))
+    assert whole[-1].index == 9 and whole[-1].last and not whole[-1].stopped

@@ -355,6 +355,52 @@ def test_images_optimised_at_once_give_what_each_gives_alone(
         assert sum(at_once[: -len(x)]) < len(x)
 
 
+def test_steps_end_where_l_falls_no_more_at_once_as_alone(bundle: Bundle, at_once: list[int]) -> None:
+    x, settings = tiny.defective(3), bundle.settings("fast", steps=60, stop=0.5)
+    together = list(visualize_many(iter(x), bundle, settings))
+    assert at_once == [3]
+    for number, (image, one) in enumerate(zip(x, together, strict=True)):
+        assert one.steps == drain(visualize(image, bundle, settings)).steps < 60
+        assert {len(values) for values in one.losses.values()} == {one.steps + 1}
+        short = list(visualize_many(iter(x), bundle, replace(settings, steps=one.steps, stop=0.0)))[number]
+        assert torch.equal(one.y, short.y) and one.losses == short.losses
+    assert len({one.steps for one in together}) > 1  # the one that stopped first was left as it was
+
+
+def test_an_early_end_is_the_last_step_of_visualize(bundle: Bundle) -> None:
+    settings = bundle.settings("fast", steps=60, stop=0.5)
+    steps: list[Step] = []
+    result = drain(visualize(tiny.defective(1)[0], bundle, settings), steps.append)
+    assert steps[-1].last and steps[-1].index == result.steps == len(steps) - 1 < steps[-1].total
+    assert torch.equal(steps[-1].image[0], result.y)
+    assert (
+        bundle.settings("article").stop == 0 < bundle.settings("fast").stop == bundle.settings("instant").stop
+    )
+
+
+def test_an_instant_pass_in_bfloat16_is_near_float32_and_leaves_distances_alone(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(  # on any machine: emulated where there is no instruction for it
+        ano_unet, "mixed_precision", lambda device: torch.autocast(device.type, torch.bfloat16)
+    )
+    x = tiny.defective(5)
+    exact, rounded = (
+        list(visualize_many(iter(x), bundle, bundle.settings("instant", precision=precision)))
+        for precision in ano_unet.PRECISIONS
+    )
+    for one, other in zip(exact, rounded, strict=True):
+        assert not torch.equal(one.y, other.y) and (one.y - other.y).abs().max() < 0.02
+        assert other.y.dtype == torch.float32
+        assert torch.equal(one.maps["distance"], other.maps["distance"])
+        assert (one.maps["combined"] - other.maps["combined"]).norm() < 0.05 * one.maps["combined"].norm()
+        assert one.score == pytest.approx(other.score, rel=0.05)
+    with pytest.raises(ValueError, match="fast mode computes in float32"):
+        bundle.settings("fast", precision="bfloat16")
+    with pytest.raises(ValueError, match="Unknown precision"):
+        bundle.settings("instant", precision="float16")
+
+
 def test_full_memory_halves_the_batch_and_nothing_is_lost(
     bundle: Bundle, at_once: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

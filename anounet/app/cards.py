@@ -131,6 +131,8 @@ def _loss_charts(result: Result, rival: Result | None, request: Request, number:
         if len(next(iter(result.losses.values()), ())) > 1:
             with st.container(width=420):
                 st.markdown(t("card.ano_unet_losses", beta=f"{request.settings.beta:g}"))
+                if result.steps < request.settings.steps:
+                    st.caption(t("card.stopped", n=result.steps, steps=request.settings.steps))
                 figure = figures.losses(_thin(result.losses), request.settings.beta)
                 st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
         if searched:

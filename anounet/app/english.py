@@ -323,7 +323,7 @@ TEXTS: dict[str, str] = {
     "settings.make_instant": "Add what is missing",
     "settings.refine": "Refining steps",
     "settings.refine_help": "0: the answer of a single pass. More: G goes on learning for this image alone, "
-    "shown while it runs.",
+    "shown while it runs, until L no longer falls.",
     "settings.center": "C",
     "settings.center_help": "Global: the article’s, one C for the whole image. Local: a centre for every "
     "kind of patch; only what is abnormal is redrawn.",
@@ -332,7 +332,7 @@ TEXTS: dict[str, str] = {
     "too large disturbs the background.",
     "settings.steps": "Steps",
     "settings.steps_help": "Updates of the U-Net for each image. Too many fool F without changing what is "
-    "seen.",
+    "seen. They end where L no longer falls, but for the article’s mode.",
     "settings.slack": "Slack",
     "settings.slack_help": "Above 0 an image is pulled towards C only until it is as near as this share of "
     "normal images is: 0.5 stops at the middle one. 0 is the article’s: it never stops.",
@@ -388,6 +388,7 @@ TEXTS: dict[str, str] = {
     "method.ano_unet": "Ano-Unet",
     "card.more": "Loss curves and downloads",
     "card.no_steps": "A single pass, no steps: {values}",
+    "card.stopped": "Stopped after {n} of {steps} steps: L no longer fell.",
     "refine.pending": "refining …",
     "regions.some": "**Regions above the outline’s level: {n}**, in pixels of the {side} × {side} image",
     "regions.none": "{name}: no region above the outline’s level.",

@@ -93,6 +93,10 @@ def add_commands(commands: Any) -> None:
                 "smoothing": "σ of the Gaussian over the map, px at a side of 96",
                 "slack": "of a global C: F asks for no more than this quantile of normal images",
                 "seed": "seed of G's random start in article mode",
+                "stop": "an image's steps end where the last five took no more than this share off L of all "
+                "that was taken off it; 0: never; the mode's own default may differ",
+                "precision": "of the instant U-Net's one pass: float32, or bfloat16, faster where the "
+                "hardware has it",
             },
         )
         parser.add_argument(
@@ -201,11 +205,12 @@ class Run:
         self.strips = self._earlier_strips(every, kept)
         self.writer = Writer(self.out, self.map, self.given.colormap)
         rows: dict[str, dict[str, Any]] = {}
-        start, failed = time.perf_counter(), 0
+        start, failed, steps = time.perf_counter(), 0, []
         with ledger:
             for done, (row, found) in enumerate(self._rows(), 1):
                 ledger.add(row, found)  # what is finished is on disk, whatever comes next
                 failed += bool(row["error"])
+                steps += [row["steps"]] if row.get("steps") else []
                 if self.given.json:
                     rows[row["file"]] = row | {"regions": found}
                 elif row["error"]:
@@ -221,6 +226,7 @@ class Run:
             "done before": len(kept),
             "failed": failed,
             "seconds": round(time.perf_counter() - start, 3),
+            **({"steps": f"{sum(steps)} of {len(steps) * self.settings.steps}"} if steps else {}),
             "device": str(self.bundle.device),
             "bundle": self.bundle.name,
             **self._kind(),

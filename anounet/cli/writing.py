@@ -17,7 +17,7 @@ from anounet.images import Decoded, png_bytes, to_pixels
 from anounet.sheet import below, beside, heading
 from anounet.visualization import Result
 
-COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
+COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "steps", "seconds", "error")
 ENDS = ("normalised.png", "overlay.png", "map.npy")  # of an image's files, in the order of writing
 
 
@@ -70,6 +70,7 @@ def row_of(result: Result) -> dict[str, Any]:
         "verdict": result.verdict,
         "L_R": last.get("L_R", ""),
         "L_C": last.get("L_C", ""),
+        "steps": result.steps,
         "seconds": six_digits(result.seconds),
     }
 

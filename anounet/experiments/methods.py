@@ -86,12 +86,12 @@ def described(method: str, bundle: Bundle, refine: int) -> str:
 def settings_of(method: str, bundle: Bundle, refine: int) -> ano_unet.Settings | None:
     """Ano-Unet's settings for a method; None for a rival and for F's score."""
     if method == "refined":
-        return bundle.settings("instant", steps=refine)
+        return bundle.settings("instant", steps=refine, stop=0.0)
     if method in ("instant", "nearest"):
         return bundle.settings("instant", steps=0)
     if method in ("article", "fast"):
-        return bundle.settings(method)
-    return bundle.settings("fast", center="local") if method == "fast-local" else None
+        return bundle.settings(method, stop=0.0)
+    return bundle.settings("fast", center="local", stop=0.0) if method == "fast-local" else None
 
 
 def ask(
