@@ -226,7 +226,7 @@ def _seen(x: Tensor, f_net: FeatureNet, centers: LocalCenters) -> Tensor:
 
 @dataclass(frozen=True)
 class Evidence:
-    """An image beside its normalised one, as F sees them patch by patch.
+    """An image beside its normalised one, as F sees them patch by patch; on the device where F is.
 
     Attributes:
         y: the normalised images, (B, 3, H, W).
@@ -282,5 +282,4 @@ def _evidence(
     after = centers.distance(redrawn)
     precision = centers.weights / centers.spreads.square().mean(dim=0)
     change = (features - redrawn).square_().permute(0, 2, 3, 1) @ precision
-    y = y.contiguous().cpu()
-    return Evidence(y, before.cpu(), after.cpu(), change.sqrt().cpu(), gate if gate is None else gate.cpu())
+    return Evidence(y.contiguous(), before, after, change.sqrt(), gate)

@@ -25,14 +25,15 @@ from anounet.anogan import SearchSettings
 from anounet.anomaly_map import Region, enlarge, heat_map, map_set, regions, smooth
 from anounet.bundle import USUAL_MAP, Bundle
 from anounet.center import Center, features_of
-from anounet.images import ImageError
+from anounet.images import ImageError, upload
 from anounet.local_centers import LocalCenters, patches
 from anounet.optimize import Step
 from anounet.unet import UNet
 
 R = TypeVar("R")
 SMOOTHING = 2.0  # σ of the Gaussian over a rival's map, in pixels at a side of 96, as Ano-Unet's
-INSTANT_BATCH = 8  # images of 96 px in one pass of `instant` mode: on two cores 32 are a seventh faster, for 250 MB more
+# Images of 96 px in one pass of `instant` mode; on two cores 32 are a seventh faster, for 250 MB more.
+INSTANT_BATCH = 8
 INSTANT_GPU_BATCH = 128
 MOST_AT_ONCE = 256  # images that are optimised at once, whatever memory there is
 
@@ -171,21 +172,25 @@ def visualize(
             yield step
     finally:
         steps.close()
-    evidence = None
-    if bundle.local is not None:
-        evidence = ano_unet.compare(x[None], y, bundle.f_net, bundle.local)
     losses = {name: tuple(values) for name, values in curves.items()}
-    maps = map_set(x[None], y, evidence, settings.smoothing)
+    maps = _maps(x[None], y, bundle, settings)
     return _judged(
         x,
         y[0],
-        {k: m[0] for k, m in maps.items()},
+        {name: m[0] for name, m in maps.items()},
         bundle,
         settings,
         losses,
         time.perf_counter() - start,
         score,
     )
+
+
+def _maps(x: Tensor, y: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> dict[str, Tensor]:
+    """Every map that the bundle has what it takes for, made where it is: (B, 3, H, W) twice → on the CPU."""
+    x, y = upload(x, bundle.device), upload(y, bundle.device)
+    evidence = None if bundle.local is None else ano_unet.compare(x, y, bundle.f_net, bundle.local)
+    return {name: m.cpu() for name, m in map_set(x, y, evidence, settings.smoothing).items()}
 
 
 def check_image(x: Tensor, bundle: Bundle) -> Tensor:
@@ -216,32 +221,37 @@ def _score_before(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> flo
         return float(bundle.require_center().score(features_of(bundle.f_net, x[None])))
     local = bundle.require_local()
     with torch.no_grad():
-        d = local.distance(patches(x[None].to(bundle.device), bundle.f_net, local.settings)).cpu()
+        d = local.distance(patches(upload(x[None], bundle.device), bundle.f_net, local.settings))
     shown = smooth(enlarge(d, x.shape[-1]), settings.smoothing * x.shape[-1] / 96)
     return float(shown.max()) / bundle.scale(settings.method, "distance")
 
 
 def _instant(images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settings) -> list[Result]:
-    """`instant` mode without refining: all images in one pass."""
+    """`instant` mode without refining: all images in one pass, all of it where the bundle is."""
     start = time.perf_counter()
-    x, local = torch.stack(list(images)), bundle.require_local()
+    kept, local = torch.stack(list(images)), bundle.require_local()
+    x = upload(kept, bundle.device)
     evidence = ano_unet.redraw(x, bundle.f_net, local, bundle.require_instant(), settings.precision)
-    maps = map_set(x, evidence.y, evidence, settings.smoothing)
-    reconstruction = (x - evidence.y).abs().mean(dim=(1, 2, 3))
-    centering = local.centering(evidence.after)
+    y = evidence.y
+    reconstruction, centering = (x - y).abs().mean(dim=(1, 2, 3)), local.centering(evidence.after)
     losses = {"L_R": reconstruction, "L_C": centering, "L": reconstruction + settings.beta * centering}
-    seconds = (time.perf_counter() - start) / len(x)
+    curves = {name: values.tolist() for name, values in losses.items()}
+    maps = map_set(x, y, evidence, settings.smoothing)
+    scores = peaks(maps, {name: bundle.scale(settings.method, name) for name in maps}).tolist()
+    maps, y = {name: m.cpu() for name, m in maps.items()}, y.cpu()
+    seconds = (time.perf_counter() - start) / len(kept)
     return [
         _judged(
-            x[i],
-            evidence.y[i],
+            kept[i],
+            y[i],
             {name: m[i] for name, m in maps.items()},
             bundle,
             settings,
-            {name: (float(values[i]),) for name, values in losses.items()},
+            {name: (values[i],) for name, values in curves.items()},
             seconds,
+            scores[i],
         )
-        for i in range(len(x))
+        for i in range(len(kept))
     ]
 
 
@@ -269,13 +279,14 @@ def _judged(
     settings: ano_unet.Settings,
     losses: Mapping[str, tuple[float, ...]],
     seconds: float,
-    score: float = math.nan,
+    score: float,
 ) -> Result:
+    """The Result for one image; in `instant` mode a score that is no number yet is taken from the maps."""
     method = settings.method
     usual = USUAL_MAP.get(method, "residual")
     scales = {name: bundle.scale(method, name) for name in maps}
-    if settings.mode == "instant":
-        score = peak(maps, scales)
+    if settings.mode == "instant" and math.isnan(score):
+        score = float(peaks(maps, scales))
     return Result(
         method=method,
         score=score,
@@ -294,15 +305,20 @@ def _judged(
     )
 
 
-def peak(maps: Mapping[str, Tensor], scales: Mapping[str, float]) -> float:
+def peaks(maps: Mapping[str, Tensor], scales: Mapping[str, float]) -> Tensor:
     """The score of `instant` mode: the highest pixel of √(distance · combined), each in units of its scale.
 
     The distance alone tells an image with a fault best where faults are small, the combined map where they
     are many-sided; their geometric mean held on all validation data.
+
+    Args:
+        maps: of one image, (H, W), or of several, (B, H, W).
+
+    Returns:
+        () or (B,).
     """
-    return (
-        float((maps["distance"] * maps["combined"]).max() / (scales["distance"] * scales["combined"])) ** 0.5
-    )
+    product = (maps["distance"] * maps["combined"]).amax(dim=(-2, -1))
+    return (product / (scales["distance"] * scales["combined"])).sqrt()
 
 
 def _left_out(x: Tensor, bundle: Bundle, settings: ano_unet.Settings, score: float, seconds: float) -> Result:
@@ -426,21 +442,22 @@ def _together(
     if gate and settings.mode == "instant":
         first = _instant_each(images, bundle, replace(settings, steps=0))
         found = {i: r for i, r in enumerate(first) if not (isinstance(r, Result) and r.anomalous)}
-    scores: dict[int, float] = {}
+    usable: dict[int, Tensor] = {}
     for i, x in enumerate(images):
-        if i in found:
-            continue
-        try:
-            x = check_image(x, bundle)
-        except ImageError as error:
-            found[i] = error
-            continue
-        scores[i] = math.nan if settings.mode == "instant" else _score_before(x, bundle, settings)
-        if gate and scores[i] <= bundle.threshold(settings):
-            left_out = _left_out(x, bundle, settings, scores.pop(i), 0.0)
-            found[i] = replace(left_out, seconds=(time.perf_counter() - begun) / len(images))
+        if i not in found:
+            try:
+                usable[i] = check_image(x, bundle)
+            except ImageError as error:
+                found[i] = error
+    scores = dict.fromkeys(usable, math.nan)
+    if settings.mode != "instant":  # one by one: what the gate goes by is the same alone, bit for bit
+        scores = {i: _score_before(x, bundle, settings) for i, x in usable.items()}
+    if gate and settings.mode != "instant":
+        for i in [i for i, score in scores.items() if score <= bundle.threshold(settings)]:
+            seconds = (time.perf_counter() - begun) / len(images)
+            found[i] = _left_out(usable[i], bundle, settings, scores.pop(i), seconds)
     if scores:
-        found |= _optimised({i: images[i].float().cpu() for i in scores}, scores, bundle, settings)
+        found |= _optimised({i: usable[i] for i in scores}, scores, bundle, settings)
     return [found[i] for i in range(len(images))]
 
 
@@ -451,7 +468,8 @@ def _optimised(
     settings: ano_unet.Settings,
 ) -> dict[int, Result | ArithmeticError]:
     """Number → image as number → Result, by one optimisation of all; an image that diverges costs itself."""
-    begun, x = time.perf_counter(), torch.stack(list(images.values()))
+    begun, kept = time.perf_counter(), torch.stack(list(images.values()))
+    x = upload(kept, bundle.device)
     steps = ano_unet.reconstruct(x, bundle.f_net, *parts_for(bundle, settings), together=True)
     try:
         history = list(steps)
@@ -467,13 +485,12 @@ def _optimised(
         steps.close()
     last = history[-1]
     y = last.image
-    evidence = None if bundle.local is None else ano_unet.compare(x, y, bundle.f_net, bundle.local)
-    maps = map_set(x, y, evidence, settings.smoothing)
+    maps = _maps(kept, y, bundle, settings)
     curves = {name: torch.stack([step.losses[name] for step in history]) for name in history[0].losses}
-    seconds = (time.perf_counter() - begun) / len(x)
+    seconds = (time.perf_counter() - begun) / len(kept)
     return {
         i: _judged(
-            x[place],
+            kept[place],
             y[place],
             {name: m[place] for name, m in maps.items()},
             bundle,

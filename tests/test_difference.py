@@ -133,7 +133,7 @@ def test_the_image_is_redrawn_towards_the_references_and_f_stays_as_it_is(bundle
     net = fingerprint(bundle.identity.state_dict())
     known, x = references(bundle, 2), tiny.images(1, "leather")[0]
     steps = []
-    result = drain(differ(x, known, bundle, replace(FEW, steps=12), snapshot_every=4), steps.append)
+    result = drain(differ(x, known, bundle, replace(FEW, steps=12, stop=0.0), snapshot_every=4), steps.append)
     assert [step.index for step in steps] == list(range(13))
     assert [step.index for step in steps if step.image is not None] == [0, 4, 8, 12]
     assert result.losses["L_C"][-1] < 0.9 * result.losses["L_C"][0]

@@ -22,7 +22,7 @@ from anounet.visualization import (
     INSTANT_BATCH,
     batch_size,
     drain,
-    peak,
+    peaks,
     visualize,
     visualize_anogan,
     visualize_decoder,
@@ -69,7 +69,7 @@ def test_an_instant_result_has_all_that_belongs_to_the_image(bundle: Bundle) -> 
     assert result.maps.keys() == set(MAPS)
     assert all((result.maps[name] - maps[name][0]).abs().max() < 1e-4 for name in MAPS)
     assert torch.equal(result.anomaly_map, result.maps["combined"])
-    assert result.score == pytest.approx(peak(result.maps, result.scales)) and result.score > 0
+    assert result.score == pytest.approx(float(peaks(result.maps, result.scales))) and result.score > 0
     assert result.threshold == 1.7 and result.anomalous is (result.score > 1.7)
     (l_r,), (l_c,), (total,) = (result.losses[name] for name in ("L_R", "L_C", "L"))
     assert l_r == pytest.approx(float((x - result.y).abs().mean()), rel=1e-3)

@@ -16,7 +16,7 @@ from anounet.bundle import DRAWS, RIVALS, Bundle, load_bundle, map_key, read_inf
 from anounet.center import THRESHOLD_QUANTILE
 from anounet.prepare.data import DataChoice, held_back_normals
 from anounet.prepare.stage import Stage
-from anounet.visualization import Result, drain, peak, visualize_many, visualize_rival
+from anounet.visualization import Result, drain, peaks, visualize_many, visualize_rival
 
 RIVAL_BATCH = 16  # images that a rival gets at a time
 
@@ -83,10 +83,10 @@ def _levels(method: str, results: Sequence[Result]) -> Levels:
         # The score was taken in units of the old scale (or of a stand-in): once more, in the new one.
         units = {name: scales[map_key(method, name)] for name in results[0].maps}
         if method == "instant":
-            peaks = [peak(r.maps, units) for r in results]
+            highest = [float(peaks(r.maps, units)) for r in results]
         else:
-            peaks = [float(r.maps["distance"].max()) / units["distance"] for r in results]
-        limits[f"{method}:score"] = round(float(np.quantile(peaks, THRESHOLD_QUANTILE)), 6)
+            highest = [float(r.maps["distance"].max()) / units["distance"] for r in results]
+        limits[f"{method}:score"] = round(float(np.quantile(highest, THRESHOLD_QUANTILE)), 6)
     return Levels(scales, limits)
 
 

@@ -208,7 +208,7 @@ def _pasted(choice: DataChoice) -> Tensor:
 def _examples(name: str, pasted: Tensor, device: torch.device) -> tuple[np.ndarray, ...]:
     """Pasted images, and then what the net makes of each of them now."""
     bundle = load_bundle(name, device)
-    drawn = ano_unet.redraw(pasted, bundle.f_net, bundle.require_local(), bundle.require_instant()).y
+    drawn = ano_unet.redraw(pasted, bundle.f_net, bundle.require_local(), bundle.require_instant()).y.cpu()
     return tuple(to_pixels(image) for image in (*pasted, *drawn))
 
 
