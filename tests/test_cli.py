@@ -216,10 +216,10 @@ def test_a_folder_is_decoded_in_order_a_few_images_ahead(
         (many / f"{number:02}.png").write_bytes(data if number % 7 else b"no image")
     decoded, written = [], []
     monkeypatch.setattr(cli_visualize, "AHEAD", 4)
-    decode, row = cli_visualize.decode_file, cli_visualize._row
+    decode, row = cli_visualize.decode_file, cli_visualize.row_of
     monkeypatch.setattr(cli_visualize, "decode_file", lambda *a: decoded.append(1) or decode(*a))
     monkeypatch.setattr(
-        cli_visualize, "_row", lambda r: written.append(len(decoded) - len(written)) or row(r)
+        cli_visualize, "row_of", lambda r: written.append(len(decoded) - len(written)) or row(r)
     )
     out = tmp_path / "out"
     assert run(*WITHOUT_PATHS, many, "--out", out)[0] == 1

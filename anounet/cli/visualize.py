@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from PIL import Image
 
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
-from anounet.anomaly_map import COLORMAPS, MAPS, SCALE_TOP, colorize, draw_contours, overlay
+from anounet.anomaly_map import COLORMAPS, MAPS
 from anounet.bundle import RIVALS, USUAL_MAP, Bundle, load_bundle
 from anounet.cli.common import (
     Progress,
@@ -33,13 +31,24 @@ from anounet.cli.common import (
     table,
 )
 from anounet.cli.ledger import Ledger
+from anounet.cli.writing import (
+    COLUMNS,
+    ENDS,
+    Writer,
+    distinct_names,
+    named,
+    overview,
+    row_of,
+    six_digits,
+    strip,
+)
 from anounet.experiments import TITLES
-from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_pixels, to_tensor
-from anounet.sheet import below, beside, heading
+from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_tensor
 from anounet.storage import file_sha256
 from anounet.visualization import Result, drain, visualize_many, visualize_rival
 
-COLUMNS = ("file", "score", "threshold", "verdict", "L_R", "L_C", "seconds", "error")
+F = TypeVar("F")  # a file, by its path or its address
+
 BATCH = 16  # images that a rival gets at a time
 AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
 DECODERS = 2  # threads that decode
@@ -151,7 +160,7 @@ class Run:
         self.rivals: tuple[str, ...] = ()
         self.search: SearchSettings | None = None
         self.out: Path = given.out
-        self.names = _distinct_names(self.files)
+        self.names = distinct_names(self.files)
         self.strips: list[np.ndarray] = []
         self.progress = Progress()
 
@@ -190,6 +199,7 @@ class Run:
         if kept and self.files:
             self.progress.note(f"{len(kept)} of {len(every)} images are done: going on with the others")
         self.strips = self._earlier_strips(every, kept)
+        self.writer = Writer(self.out, self.map, self.given.colormap)
         rows: dict[str, dict[str, Any]] = {}
         start, failed = time.perf_counter(), 0
         with ledger:
@@ -205,7 +215,7 @@ class Run:
                 self.progress.update("images", len(kept) + done, len(every), **{"a second": pace})
         self.progress.close()
         if self.strips:
-            self._save("overview.png", png_bytes(_overview(self.strips, self._methods())))
+            self.writer.save("overview.png", png_bytes(overview(self.strips, self._methods())))
         summary = {
             "images": len(every),
             "done before": len(kept),
@@ -244,7 +254,7 @@ class Run:
         if name is None:
             return False
         left_out = self._gated and row["verdict"] == "normal"
-        needed = [f"{name}_{end}" for end in ("normalised.png", "overlay.png", "map.npy")]
+        needed = [f"{name}_{end}" for end in ENDS]
         if self.rivals:
             needed += [f"{name}_compare.png", *(f"{name}_{rival}_map.npy" for rival in self.rivals)]
         return left_out or all((self.out / file).is_file() for file in needed)
@@ -273,9 +283,9 @@ class Run:
             row, found = {"file": str(path), "error": ""}, []
             if isinstance(result, Result):
                 row |= self._row(result)
-                found = self._write(path, image, result)
+                found = self.writer.write(self.names[path], image, result)
             else:
-                row["error"] = _named(result, path)
+                row["error"] = named(result, path)
             if not self.rivals:
                 yield row, found
                 continue
@@ -290,45 +300,14 @@ class Run:
         yield from rows
 
     def _row(self, result: Result) -> dict[str, Any]:
-        return _row(result)
+        return row_of(result)
 
     def _results(self) -> Iterator[tuple[Path, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
         """Each file, its image and what came out, in order."""
-        waiting: deque[tuple[Path, Decoded | ImageError]] = deque()
-
-        def stream() -> Iterator[torch.Tensor]:
-            for path, image in self._images():
-                waiting.append((path, image))
-                if isinstance(image, Decoded):
-                    yield to_tensor(image.pixels)[0]
-
-        for result in visualize_many(stream(), self.bundle, self.settings, gate=self.given.gate):
-            while isinstance(waiting[0][1], ImageError):
-                yield (*waiting[0], waiting.popleft()[1])
-            yield (*waiting.popleft(), result)
-        for path, error in waiting:
-            yield path, error, error
+        return results(self._images(), self.bundle, self.settings, gate=self.given.gate)
 
     def _images(self) -> Iterator[tuple[Path, Decoded | ImageError]]:
-        """The files decoded, in order, `AHEAD` of them at most before they are asked for."""
-        with ThreadPoolExecutor(DECODERS) as pool:
-            ahead: deque[tuple[Path, Future[Decoded | ImageError]]] = deque()
-            try:
-                for path in self.files:
-                    ahead.append((path, pool.submit(self._decoded, path)))
-                    if len(ahead) >= AHEAD:
-                        yield ahead[0][0], ahead.popleft()[1].result()
-                while ahead:
-                    yield ahead[0][0], ahead.popleft()[1].result()
-            finally:
-                for _, future in ahead:
-                    future.cancel()
-
-    def _decoded(self, path: Path) -> Decoded | ImageError:
-        try:
-            return decode_file(path, self.bundle.size)
-        except ImageError as error:
-            return error
+        return decoded(self.files, lambda path: decode_file(path, self.bundle.size))
 
     def _methods(self) -> list[str]:
         """What a strip's columns show, for people."""
@@ -343,106 +322,58 @@ class Run:
         for (row, path, image, ours), *theirs in zip(redrawn, *answers, strict=True):
             name = self.names[path]
             for rival in theirs:
-                self._save_map(f"{name}_{rival.method}_map.npy", rival, "residual")
-                row[f"{rival.method}_score"] = _number(rival.score)
-                row[f"{rival.method}_seconds"] = _number(rival.seconds)
+                self.writer.save_map(f"{name}_{rival.method}_map.npy", rival, "residual")
+                row[f"{rival.method}_score"] = six_digits(rival.score)
+                row[f"{rival.method}_seconds"] = six_digits(rival.seconds)
             panels = [(ours, self.map), *((rival, "residual") for rival in theirs)]
-            strip = _strip(image.pixels, panels, self.given.colormap)
-            self._save(f"{name}_compare.png", png_bytes(strip))
+            drawn = strip(image.pixels, panels, self.given.colormap)
+            self.writer.save(f"{name}_compare.png", png_bytes(drawn))
             if len(self.strips) < OVERVIEW_ROWS:
-                self.strips.append(strip)
+                self.strips.append(drawn)
 
-    def _write(self, path: Path, image: Decoded, result: Result) -> list[dict[str, Any]]:
-        """Writes an image's files; gives its regions, in pixels of the map."""
-        if result.y is None:
-            return []
-        name = self.names[path]
-        self._save(f"{name}_normalised.png", png_bytes(to_pixels(result.y)))
-        self._save(
-            f"{name}_overlay.png", png_bytes(_outlined(image.pixels, result, self.map, self.given.colormap))
-        )
-        self._save_map(f"{name}_map.npy", result, self.map)
-        return [
-            {"number": number} | {k: round(v, 3) for k, v in asdict(region).items()}
-            for number, region in enumerate(result.regions(self.map), 1)
-        ]
 
-    def _save_map(self, name: str, result: Result, map_name: str) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, result.maps[map_name].numpy().astype(np.float32))
-        self._save(name, buffer.getvalue())
+def decoded(files: Iterable[F], decode: Callable[[F], Decoded]) -> Iterator[tuple[F, Decoded | ImageError]]:
+    """The files decoded, in order, `AHEAD` of them at most before they are asked for."""
 
-    def _save(self, name: str, data: bytes) -> None:
-        """Whole or not at all; not flushed to the disk, which would take longer than the image did."""
-        path, unfinished = self.out / name, self.out / f".{name}.part"
+    def one(file: F) -> Decoded | ImageError:
         try:
-            unfinished.write_bytes(data)
-            os.replace(unfinished, path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+            return decode(file)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead: deque[tuple[F, Future[Decoded | ImageError]]] = deque()
+        try:
+            for file in files:
+                ahead.append((file, pool.submit(one, file)))
+                if len(ahead) >= AHEAD:
+                    yield ahead[0][0], ahead.popleft()[1].result()
+            while ahead:
+                yield ahead[0][0], ahead.popleft()[1].result()
+        finally:
+            for _, future in ahead:
+                future.cancel()
 
 
-def _levels(result: Result, map_name: str) -> np.ndarray:
-    """The map on the one fixed scale: 0 … 1 for 0 … twice the normal limit."""
-    return result.maps[map_name].numpy() / (SCALE_TOP * result.scales[map_name])
+def results(
+    images: Iterable[tuple[F, Decoded | ImageError]],
+    bundle: Bundle,
+    settings: ano_unet.Settings,
+    *,
+    gate: bool = False,
+) -> Iterator[tuple[F, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
+    """Each file, its image and what came out, in order; an image that could not be read is passed on."""
+    waiting: deque[tuple[F, Decoded | ImageError]] = deque()
 
+    def stream() -> Iterator[torch.Tensor]:
+        for file, image in images:
+            waiting.append((file, image))
+            if isinstance(image, Decoded):
+                yield to_tensor(image.pixels)[0]
 
-def _outlined(pixels: np.ndarray, result: Result, map_name: str, colormap: str) -> np.ndarray:
-    """The overlay, with the outline of what lies above the map's limit."""
-    heat = overlay(pixels, _levels(result, map_name), colormap=colormap)
-    return draw_contours(heat, result.maps[map_name].numpy(), result.limits[map_name])
-
-
-def _strip(pixels: np.ndarray, results: list[tuple[Result, str]], colormap: str) -> np.ndarray:
-    """Original, then each method's normalised image, heat map and overlay, side by side."""
-    panels = [pixels]
-    for result, map_name in results:
-        panels += [
-            to_pixels(result.y),
-            colorize(_levels(result, map_name), colormap),
-            _outlined(pixels, result, map_name, colormap),
-        ]
-    return beside(panels)
-
-
-def _overview(strips: list[np.ndarray], methods: list[str]) -> np.ndarray:
-    """The first strips under each other, with a line that names the columns."""
-    titles = [("", "image")]
-    for who in methods:
-        titles += [(who, "as normal"), ("", "heat map"), ("", "overlay")]
-    return np.concatenate([heading(titles, strips[0].shape[0]), below(strips)])
-
-
-def _row(result: Result) -> dict[str, Any]:
-    last = {name: _number(values[-1]) for name, values in result.losses.items() if name in ("L_R", "L_C")}
-    return {
-        "score": _number(result.score),
-        "threshold": _number(result.threshold),
-        "verdict": result.verdict,
-        "L_R": last.get("L_R", ""),
-        "L_C": last.get("L_C", ""),
-        "seconds": _number(result.seconds),
-    }
-
-
-def _named(error: Exception, path: Path) -> str:
-    """The error's sentence with the file that it is about, where it does not say so itself."""
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
-
-
-def _number(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _distinct_names(files: list[Path]) -> dict[Path, str]:
-    """File → name of its results: its own without the ending, numbered where two would be the same."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for file in files:
-        name, number = file.stem, 2
-        while (ours := {name, *(f"{name}_{r}" for r in RIVALS)}) & taken:  # x_anogan.png is not x.png's rival
-            name, number = f"{file.stem}-{number}", number + 1
-        taken |= ours
-        names[file] = name
-    return names
+    for result in visualize_many(stream(), bundle, settings, gate=gate):
+        while isinstance(waiting[0][1], ImageError):
+            yield (*waiting[0], waiting.popleft()[1])
+        yield (*waiting.popleft(), result)
+    for file, error in waiting:
+        yield file, error, error
