@@ -130,6 +130,21 @@ class Bundle:
     def device(self) -> torch.device:
         return next(self.f_net.parameters()).device
 
+    def to(self, device: torch.device | str) -> Bundle:
+        """The bundle with its nets on a device; they are moved, not copied."""
+        for net in (
+            self.f_net,
+            self.identity,
+            self.instant,
+            self.anogan,
+            self.encoder,
+            self.decoder,
+            self.classifier,
+        ):
+            if net is not None:
+                net.to(device)
+        return replace(self, local=self.local.to(device) if self.local is not None else None)
+
     @property
     def mode(self) -> str:
         """The best mode this bundle has the parts for: "instant", else "fast"."""
@@ -401,10 +416,6 @@ def _load(name: str, device: torch.device | str | None, only_f_net: bool) -> Bun
             raise WeightsError(
                 f"{folder / PARTS[key]} works at {net.size} px and the bundle at {size}: train {who} anew."
             )
-    for net in (f_net, identity, instant, gan, encoder, decoder, classifier):
-        if net is not None:
-            net.to(device)
-    local = local.to(device) if local is not None else None
     rest = {key: value for key, value in info.items() if key not in ("files", "scales", "limits")}
     return Bundle(
         name=folder.name,
@@ -423,7 +434,7 @@ def _load(name: str, device: torch.device | str | None, only_f_net: bool) -> Bun
         limits=limits,
         info=rest,
         general_identity=general,
-    )
+    ).to(device)
 
 
 def load_f_net(path: Path, sha256: str | None = None) -> FeatureNet:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -259,6 +259,20 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return list(found.values())
 
 
+def is_looked_at(path: PurePath) -> bool:
+    """Whether a search of a folder takes the file at `path`, relative to that folder: see `image_files`."""
+    return _is_image(path.name) and not any(map(_is_passed_over, path.parts[:-1]))
+
+
+def _is_image(name: str) -> bool:
+    stem, ending = os.path.splitext(name.lower())
+    return ending in ENDINGS and not stem.startswith(".") and not stem.endswith(_MASK_STEMS)
+
+
+def _is_passed_over(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in _MASK_FOLDERS
+
+
 def _search(folder: Path) -> Iterator[Path]:
     """Yields the images in `folder`, then those in its subfolders, each sorted by name."""
 
@@ -268,13 +282,8 @@ def _search(folder: Path) -> Iterator[Path]:
         ) from error
 
     for parent, subfolders, names in os.walk(folder, onerror=refuse):
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and name.lower() not in _MASK_FOLDERS
-        )
-        for name in sorted(names):
-            stem, ending = os.path.splitext(name.lower())
-            if ending in ENDINGS and not stem.startswith(".") and not stem.endswith(_MASK_STEMS):
-                yield Path(parent, name)
+        subfolders[:] = sorted(name for name in subfolders if not _is_passed_over(name))
+        yield from (Path(parent, name) for name in sorted(names) if _is_image(name))
 
 
 def _decode_opened(image: Image.Image, name: str, size: int) -> Decoded:

@@ -337,7 +337,12 @@ def _left_out(x: Tensor, bundle: Bundle, settings: ano_unet.Settings, score: flo
 
 
 def visualize_many(
-    images: Iterable[Tensor], bundle: Bundle, settings: ano_unet.Settings | None = None, *, gate: bool = False
+    images: Iterable[Tensor],
+    bundle: Bundle,
+    settings: ano_unet.Settings | None = None,
+    *,
+    gate: bool = False,
+    workers: int | None = None,
 ) -> Iterator[Result | ImageError | ArithmeticError]:
     """`visualize` for a stream of images, in order.
 
@@ -346,6 +351,9 @@ def visualize_many(
     was full. Results are the same as one by one (where images share a pass, to rounding), and memory does not
     grow with the number of images: no more are taken from the stream than are being worked on. An image that
     holds NaN or infinity, or whose loss diverged, gives its error instead, and the others go on.
+
+    Args:
+        workers: cores of a CPU that may be given an image each; all, and in `article` mode one, by default.
     """
     settings = settings or bundle.settings()
     at_once = _at_once(bundle)
@@ -356,7 +364,7 @@ def visualize_many(
     if at_once:
         yield from _in_batches(images, bundle, settings, gate, batch_size(bundle, settings))
         return
-    workers = 1 if settings.mode == "article" else os.cpu_count() or 1
+    workers = workers or (1 if settings.mode == "article" else os.cpu_count() or 1)
 
     def one(x: Tensor) -> Result | ImageError | ArithmeticError:
         try:

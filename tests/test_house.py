@@ -54,6 +54,7 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 DOORS = {
     "torchvision": ("anounet/_torchvision.py",),
     "streamlit": ("anounet/app/", "pages/", "streamlit_app.py", "tests/"),
+    "ray": ("anounet/cli/ray_engine.py", "tests/"),
 }
 
 
@@ -151,6 +152,7 @@ def test_what_jobs_do_knows_no_streamlit() -> None:
         ("benchmarks/speed.py", "import torchvision.datasets as sets", "imports torchvision"),
         ("anounet/bundle.py", "import streamlit as st", "imports streamlit"),
         ("anounet/cli/main.py", "from streamlit import cache_data", "imports streamlit"),
+        ("anounet/cli/visualize.py", "def later():\n    import ray.data", "imports ray"),
     ],
 )
 def test_a_wrong_import_is_found(file: str, line: str, complaint: str) -> None:
@@ -174,6 +176,8 @@ def test_a_wrong_import_is_found(file: str, line: str, complaint: str) -> None:
         ("tests/test_app.py", "from streamlit.testing.v1 import AppTest"),
         ("anounet/_torchvision.py", "import torchvision"),
         ("anounet/unet.py", "import torchvision_like"),
+        ("anounet/cli/ray_engine.py", "import ray\nimport ray.data"),
+        ("anounet/cli/visualize.py", "from anounet.cli import ray_engine"),
     ],
 )
 def test_a_right_import_is_let_through(file: str, line: str) -> None:

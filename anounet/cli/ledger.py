@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ class Ledger:
         columns: of scores.csv; "file" and "error" among them.
         settings: all that the results depend on, fit for JSON.
         complete: row → whether the image's files are there; asked for each row of an earlier run.
+        modified: file → when it changed last, in seconds since the epoch; OSError where it is gone.
         fresh: forget what is there.
 
     Attributes:
@@ -46,6 +48,7 @@ class Ledger:
         settings: Mapping[str, Any],
         complete: Callable[[Row], bool],
         *,
+        modified: Callable[[str], float] = os.path.getmtime,
         fresh: bool = False,
     ) -> None:
         self.folder, self.columns = folder, tuple(columns)
@@ -55,7 +58,7 @@ class Ledger:
         begun = time.time()  # what changes from here on is found changed by the next run
         earlier = {} if fresh else _json(folder / RUN)
         if earlier.get("settings") == settings:
-            self._read(float(earlier["begun"]), complete)
+            self._read(float(earlier["begun"]), complete, modified)
         self._write(SCORES, self.columns, self.rows.values())
         self._write(
             REGIONS,
@@ -84,10 +87,10 @@ class Ledger:
         self._scores.write(_lines(self.columns, [row]))
         self._scores.flush()
 
-    def _read(self, begun: float, complete: Callable[[Row], bool]) -> None:
+    def _read(self, begun: float, complete: Callable[[Row], bool], modified: Callable[[str], float]) -> None:
         for row in _rows(self.folder / SCORES, self.columns):
             try:
-                unchanged = Path(row["file"]).stat().st_mtime <= begun
+                unchanged = modified(row["file"]) <= begun
             except OSError:
                 continue
             if unchanged and not row["error"] and complete(row):
@@ -100,6 +103,30 @@ class Ledger:
     def _write(self, name: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
         head = _lines(columns, [dict(zip(columns, columns, strict=True))])
         write_atomic(self.folder / name, (head + _lines(columns, rows)).encode())
+
+
+def write_parquet(folder: Path, columns: Sequence[str]) -> None:
+    """Makes scores.parquet and regions.parquet of the two tables, a piece at a time."""
+    from pyarrow import csv as arrow_csv  # comes with Streamlit and with Ray; half a second to import
+    from pyarrow import float64, int64, parquet, string
+
+    counts = {name: int64() for name in ("number", "left", "top", "width", "height", "area")}
+    for name, head in ((SCORES, columns), (REGIONS, REGION_COLUMNS)):
+        kinds = {column: string() if column in TEXTS else counts.get(column, float64()) for column in head}
+        path = (folder / name).with_suffix(".parquet")
+        unfinished = path.with_name(f".{path.name}.part")
+        rows = arrow_csv.open_csv(
+            folder / name,
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(column_types=kinds, null_values=[""]),
+        )
+        try:
+            with rows, parquet.ParquetWriter(unfinished, rows.schema) as file:
+                for batch in rows:
+                    file.write_batch(batch)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _lines(columns: Sequence[str], rows: Iterable[Row]) -> str:

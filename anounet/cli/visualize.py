@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +32,7 @@ from anounet.cli.common import (
     settings_from,
     table,
 )
-from anounet.cli.ledger import Ledger
+from anounet.cli.ledger import Ledger, write_parquet
 from anounet.cli.writing import (
     COLUMNS,
     ENDS,
@@ -105,7 +107,9 @@ def add_commands(commands: Any) -> None:
             help="map only images that the score calls anomalous; in instant mode refine only those",
         )
         parser.add_argument("--colormap", choices=COLORMAPS, default="inferno", help="default: inferno")
-        if name == "compare":
+        if name == "visualize":
+            _add_engine(parser)
+        else:
             parser.add_argument(
                 "--rivals",
                 nargs="+",
@@ -132,8 +136,59 @@ def add_commands(commands: Any) -> None:
         parser.set_defaults(run=run)
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="what redraws the images: this process, or actors of Ray on this machine or many, which needs "
+        "anounet[cluster] and reads s3:// and gs:// too: see docs/MANY_MACHINES.md (default: process)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="with --engine ray: the cluster, auto or HOST:PORT (default: one of this machine's own)",
+    )
+    parser.add_argument(
+        "--actors",
+        type=int,
+        metavar="N",
+        help="with --engine ray: processes that redraw (default: one a GPU, or without any one a core)",
+    )
+    parser.add_argument(
+        "--files",
+        metavar="ADDRESS",
+        help="with --engine ray: where in an object store the images' files go (default: --out, where the "
+        "tables always are)",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("csv", "parquet"),
+        default="csv",
+        help="parquet: scores.parquet and regions.parquet too, beside the CSV (default: csv)",
+    )
+
+
 def run_visualize(given: argparse.Namespace) -> int:
+    if given.engine == "ray":
+        return _ray_engine().RayRun(given).each()
+    named = [f"--{flag}" for flag in ("address", "actors", "files") if getattr(given, flag) is not None]
+    if named:
+        raise ValueError(f"{named[0]} is of --engine ray alone: add that, or leave it out.")
     return Run(given).each()
+
+
+def _ray_engine() -> ModuleType:
+    try:
+        from anounet.cli import ray_engine  # here, since whoever does not ask for it need not have Ray
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "anounet":
+            raise
+        raise ValueError(
+            f"--engine ray needs Ray, and '{error.name}' is missing: install it with "
+            "pip install 'anounet[cluster]' (in a clone: pip install -e '.[cluster]')."
+        ) from error
+    return ray_engine
 
 
 def run_compare(given: argparse.Namespace) -> int:
@@ -159,14 +214,20 @@ class Run:
 
     def _open(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.files = image_files(given.paths)
-        self.bundle: Bundle = load_bundle(given.bundle, device_of(given))
+        self.files = self._listed()
+        self.bundle: Bundle = load_bundle(given.bundle, self._device())
         self.rivals: tuple[str, ...] = ()
         self.search: SearchSettings | None = None
         self.out: Path = given.out
         self.names = distinct_names(self.files)
         self.strips: list[np.ndarray] = []
         self.progress = Progress()
+
+    def _listed(self) -> list[Path]:
+        return image_files(self.given.paths)
+
+    def _device(self) -> torch.device:
+        return device_of(self.given)
 
     def _check_parts(self) -> None:
         """Says what the bundle lacks before the first image is read."""
@@ -197,7 +258,14 @@ class Run:
     def each(self) -> int:
         """Redraws all images that an earlier run of the same command has not; gives the exit status."""
         columns = (*COLUMNS, *(f"{r}_{what}" for r in self.rivals for what in ("score", "seconds")))
-        ledger = Ledger(self.out, columns, self._depends_on(), self._is_whole, fresh=self.given.fresh)
+        ledger = Ledger(
+            self.out,
+            columns,
+            self._depends_on(),
+            self._is_whole,
+            modified=self._modified,
+            fresh=self.given.fresh,
+        )
         every, kept = [str(path) for path in self.files], ledger.rows
         self.files = [path for path in self.files if str(path) not in kept]
         if kept and self.files:
@@ -205,12 +273,13 @@ class Run:
         self.strips = self._earlier_strips(every, kept)
         self.writer = Writer(self.out, self.map, self.given.colormap)
         rows: dict[str, dict[str, Any]] = {}
-        start, failed, steps = time.perf_counter(), 0, []
+        start, failed, taken, allowed = time.perf_counter(), 0, 0, 0
         with ledger:
             for done, (row, found) in enumerate(self._rows(), 1):
                 ledger.add(row, found)  # what is finished is on disk, whatever comes next
                 failed += bool(row["error"])
-                steps += [row["steps"]] if row.get("steps") else []
+                if row.get("steps"):
+                    taken, allowed = taken + row["steps"], allowed + self.settings.steps
                 if self.given.json:
                     rows[row["file"]] = row | {"regions": found}
                 elif row["error"]:
@@ -219,6 +288,8 @@ class Run:
                 pace = done / (time.perf_counter() - start)
                 self.progress.update("images", len(kept) + done, len(every), **{"a second": pace})
         self.progress.close()
+        if getattr(self.given, "rows", "csv") == "parquet":
+            write_parquet(self.out, columns)
         if self.strips:
             self.writer.save("overview.png", png_bytes(overview(self.strips, self._methods())))
         summary = {
@@ -226,8 +297,8 @@ class Run:
             "done before": len(kept),
             "failed": failed,
             "seconds": round(time.perf_counter() - start, 3),
-            **({"steps": f"{sum(steps)} of {len(steps) * self.settings.steps}"} if steps else {}),
-            "device": str(self.bundle.device),
+            **({"steps": f"{taken} of {allowed}"} if allowed else {}),
+            "device": self._computed_on(),
             "bundle": self.bundle.name,
             **self._kind(),
             "map": self.map,
@@ -256,14 +327,23 @@ class Run:
 
     def _is_whole(self, row: dict[str, Any]) -> bool:
         """Whether all files of an image of an earlier run are there."""
-        name = self.names.get(Path(row["file"]))
+        name = self.names.get(row["file"])
         if name is None:
             return False
         left_out = self._gated and row["verdict"] == "normal"
         needed = [f"{name}_{end}" for end in ENDS]
         if self.rivals:
             needed += [f"{name}_compare.png", *(f"{name}_{rival}_map.npy" for rival in self.rivals)]
-        return left_out or all((self.out / file).is_file() for file in needed)
+        return left_out or all(map(self._is_there, needed))
+
+    def _is_there(self, name: str) -> bool:
+        return (self.out / name).is_file()
+
+    def _modified(self, file: str) -> float:
+        return os.path.getmtime(file)
+
+    def _computed_on(self) -> str:
+        return str(self.bundle.device)
 
     @property
     def _gated(self) -> bool:
@@ -273,7 +353,7 @@ class Run:
         """The first rows of the overview, from the pictures of an earlier run."""
         if not self.rivals:
             return []
-        names = [self.names[Path(file)] for file in every[:OVERVIEW_ROWS] if file in kept]
+        names = [self.names[file] for file in every[:OVERVIEW_ROWS] if file in kept]
         paths = [self.out / f"{name}_compare.png" for name in names]
         return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
@@ -289,7 +369,7 @@ class Run:
             row, found = {"file": str(path), "error": ""}, []
             if isinstance(result, Result):
                 row |= self._row(result)
-                found = self.writer.write(self.names[path], image, result)
+                found = self.writer.write(self.names[str(path)], image, result)
             else:
                 row["error"] = named(result, path)
             if not self.rivals:
@@ -326,7 +406,7 @@ class Run:
         x = torch.stack([result.x for *_, result in redrawn])
         answers = [drain(visualize_rival(rival, x, self.bundle, self.search)) for rival in self.rivals]
         for (row, path, image, ours), *theirs in zip(redrawn, *answers, strict=True):
-            name = self.names[path]
+            name = self.names[str(path)]
             for rival in theirs:
                 self.writer.save_map(f"{name}_{rival.method}_map.npy", rival, "residual")
                 row[f"{rival.method}_score"] = six_digits(rival.score)
@@ -338,7 +418,9 @@ class Run:
                 self.strips.append(drawn)
 
 
-def decoded(files: Iterable[F], decode: Callable[[F], Decoded]) -> Iterator[tuple[F, Decoded | ImageError]]:
+def decoded(
+    files: Iterable[F], decode: Callable[[F], Decoded], threads: int = DECODERS
+) -> Iterator[tuple[F, Decoded | ImageError]]:
     """The files decoded, in order, `AHEAD` of them at most before they are asked for."""
 
     def one(file: F) -> Decoded | ImageError:
@@ -347,7 +429,7 @@ def decoded(files: Iterable[F], decode: Callable[[F], Decoded]) -> Iterator[tupl
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(DECODERS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         ahead: deque[tuple[F, Future[Decoded | ImageError]]] = deque()
         try:
             for file in files:
@@ -367,6 +449,7 @@ def results(
     settings: ano_unet.Settings,
     *,
     gate: bool = False,
+    workers: int | None = None,
 ) -> Iterator[tuple[F, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
     """Each file, its image and what came out, in order; an image that could not be read is passed on."""
     waiting: deque[tuple[F, Decoded | ImageError]] = deque()
@@ -377,7 +460,7 @@ def results(
             if isinstance(image, Decoded):
                 yield to_tensor(image.pixels)[0]
 
-    for result in visualize_many(stream(), bundle, settings, gate=gate):
+    for result in visualize_many(stream(), bundle, settings, gate=gate, workers=workers):
         while isinstance(waiting[0][1], ImageError):
             yield (*waiting[0], waiting.popleft()[1])
         yield (*waiting.popleft(), result)

@@ -84,23 +84,21 @@ def six_digits(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def distinct_names(files: Iterable[PurePath]) -> dict[PurePath, str]:
+def distinct_names(files: Iterable[str | PurePath]) -> dict[str, str]:
     """File → name of its results: its own without the ending, numbered where two would be the same."""
-    names: dict[PurePath, str] = {}
+    names: dict[str, str] = {}
     taken: set[str] = set()
-    following: dict[
-        str, int
-    ] = {}  # stem → the first number that may be free: a thousand folders may hold 000.png
+    following: dict[str, int] = {}  # stem → the next number: a thousand folders may hold a 000.png each
     for file in files:
-        stem, name, number = file.stem, file.stem, following.get(file.stem, 1)
-        if number > 1:
-            name = f"{stem}-{number}"
+        stem = PurePath(file).stem
+        number = following.get(stem, 1)
+        name = stem if number == 1 else f"{stem}-{number}"
         while (ours := {name, *(f"{name}_{r}" for r in RIVALS)}) & taken:  # x_anogan.png is not x.png's rival
             number += 1
             name = f"{stem}-{number}"
         taken |= ours
         following[stem] = number + 1
-        names[file] = name
+        names[str(file)] = name
     return names
 
 
