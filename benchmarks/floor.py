@@ -1,11 +1,14 @@
-"""Where the time of `instant` mode goes, part by part, and how far that is from what the hardware can do.
+"""Where the time goes, part by part, and how far that is from what the hardware can do.
 
     python -m anounet bench floor [--bundle NAME] [--batches 1 32] [--threads N] [--device NAME]
 
 The floor is the part's operations (multiply and add are two; `torch.utils.flop_counter` counts the
 convolutions and matrix products that really run) over the peak that a large matrix product reaches here, in
 the same run and with as many threads; a large convolution's peak is printed beside it. The parts are timed
-alone, the median of several; their sum is not quite the whole, which is timed too.
+alone, the median of several; their sum is not quite the whole, which is timed too. Two steps of `fast` and
+of `article` mode are two forward and backward passes and updates, and a last forward pass. On a CPU `fast`
+has one thread for an image, so its floor is right with `--threads 1`; on a GPU all images of a batch take
+their step at once.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ from anounet.bundle import SHIPPED, Bundle, load_bundle
 from anounet.cli.common import table
 from anounet.local_centers import patches, seen_distances
 from anounet.training import mixed_precision
-from anounet.visualization import visualize_many
+from anounet.visualization import parts_for, visualize_many
 
-ROUNDS = 9
+ROUNDS, LONG = 9, 1.0  # a part is timed so often, or once where it takes so many seconds
+STEPPED = ("fast", "article")
 Parts = dict[str, Callable[[], object]]
 
 
@@ -60,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     print(
         f"{date.today()}, {bundle.device}, {platform.machine()}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, '{bundle.name}' at {bundle.size} px; "
+        f"{torch.get_num_threads()} of {os.cpu_count()} cores, '{bundle.name}' at {bundle.size} px; "
         f"measured peaks: {shown}\n\n{table(rows)}"
     )
     return 0
@@ -85,8 +89,8 @@ def profile(bundle: Bundle, count: int, peaks: dict[torch.dtype, float]) -> list
     """A row for each part of `instant` mode on a batch of `count` images, and for the whole of it."""
     x = torch.rand(count, 3, bundle.size, bundle.size, generator=torch.Generator().manual_seed(0))
     rows = []
-    with torch.no_grad():
-        for name, run, dtype in _parts(bundle, x):
+    for name, run, dtype in _parts(bundle, x):
+        with torch.set_grad_enabled("steps" in name):
             ms, work = milliseconds(run, bundle.device) / count, operations(run) / count / 1e6
             floor = work / peaks[dtype]
             rows.append(
@@ -120,8 +124,12 @@ def _parts(bundle: Bundle, x: Tensor) -> list[tuple[str, Callable[[], object], t
         with patch.object(visualization, "instant_batch", lambda bundle: len(x)):
             return list(visualize_many(iter(x), bundle, bundle.settings("instant", precision=precision)))
 
+    def steps(mode: str) -> object:
+        chosen = bundle.settings(mode, steps=2, stop=0.0)
+        return list(ano_unet.reconstruct(x, f_net, *parts_for(bundle, chosen)))
+
     f32, bf16 = torch.float32, torch.bfloat16
-    return [
+    found = [
         ("features of F, blocks 0 to 13 (twice)", lambda: patches(on_device, f_net, local.settings), f32),
         ("distances to the centres (twice)", lambda: local.distance(features), f32),
         ("U-Net", lambda: drawn("float32"), f32),
@@ -130,6 +138,9 @@ def _parts(bundle: Bundle, x: Tensor) -> list[tuple[str, Callable[[], object], t
         ("the whole", lambda: whole("float32"), f32),
         ("the whole, U-Net in bfloat16", lambda: whole("bfloat16"), f32),
     ]
+    if len(x) == 1 or device.type == "cuda":
+        found += [(f"two steps of {mode} mode", lambda mode=mode: steps(mode), f32) for mode in STEPPED]
+    return found
 
 
 def operations(run: Callable[[], object]) -> int:
@@ -141,15 +152,14 @@ def operations(run: Callable[[], object]) -> int:
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:
     """The median of several calls, after two that are not counted."""
-    times = []
-    for number in range(ROUNDS + 2):
+    times: list[float] = []
+    while len(times) < 2 + (1 if times and times[-1] > LONG else ROUNDS):
         start = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if number > 1:
-            times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[2:])
 
 
 if __name__ == "__main__":

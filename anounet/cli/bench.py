@@ -9,7 +9,7 @@ from typing import Any
 
 SCRIPTS = {
     "speed": "seconds, memory and pixel AUROC: every mode, and the rivals",
-    "floor": "where instant mode's time goes, and how far that is from what the hardware can do",
+    "floor": "where the time goes, and how far that is from what the hardware can do",
     "memory": "peak memory of visualize over few and over many images",
     "quality": "pixel AUROC, AP, AUPRO, image AUROC of every method, over seeds",
     "ablation": "how local centres' and instant mode's settings were chosen, on the validation split",

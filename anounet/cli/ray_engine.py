@@ -45,7 +45,8 @@ from anounet import ano_unet
 from anounet.bundle import Bundle
 from anounet.cli.addresses import Stores, is_address
 from anounet.cli.ledger import RUN
-from anounet.cli.visualize import Run, decoded, results
+from anounet.cli.pipeline import decoded, results
+from anounet.cli.visualize import Run
 from anounet.cli.writing import Writer, named, row_of
 from anounet.images import Decoded, decode_file, image_files
 from anounet.visualization import INSTANT_BATCH, Result

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from anounet.cli.common import (
     table,
 )
 from anounet.cli.ledger import Ledger, write_parquet
+from anounet.cli.pipeline import AHEAD, WRITERS, Done, decoded, in_order, results
 from anounet.cli.writing import (
     COLUMNS,
     ENDS,
@@ -45,15 +44,11 @@ from anounet.cli.writing import (
     strip,
 )
 from anounet.experiments import TITLES
-from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes, to_tensor
+from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes
 from anounet.storage import file_sha256
-from anounet.visualization import Result, drain, visualize_many, visualize_rival
-
-F = TypeVar("F")  # a file, by its path or its address
+from anounet.visualization import Result, drain, visualize_rival
 
 BATCH = 16  # images that a rival gets at a time
-AHEAD = 32  # images decoded ahead of the one that is being redrawn, at most
-DECODERS = 2  # threads that decode
 OVERVIEW_ROWS = 8
 
 
@@ -363,18 +358,15 @@ class Run:
 
     def _rows(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """For each file, in order, its row of scores.csv and its regions."""
+        if not self.rivals:
+            # Where an image takes long its row waits for no other.
+            quick = self.settings.mode == "instant" and not self.settings.steps
+            yield from in_order(self._results(), self._written, WRITERS, AHEAD if quick else 0, eager=True)
+            return
         rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
         redrawn: list[tuple[dict[str, Any], Path, Decoded, Result]] = []
         for path, image, result in self._results():
-            row, found = {"file": str(path), "error": ""}, []
-            if isinstance(result, Result):
-                row |= self._row(result)
-                found = self.writer.write(self.names[str(path)], image, result)
-            else:
-                row["error"] = named(result, path)
-            if not self.rivals:
-                yield row, found
-                continue
+            row, found = self._written((path, image, result))
             rows.append((row, found))
             if isinstance(result, Result) and result.y is not None:
                 redrawn.append((row, path, image, result))
@@ -385,10 +377,21 @@ class Run:
         self._compare(redrawn)
         yield from rows
 
+    def _written(self, done: Done[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Writes what came out for an image; its row and its regions."""
+        path, image, result = done
+        row, found = {"file": str(path), "error": ""}, []
+        if isinstance(result, Result):
+            row |= self._row(result)
+            found = self.writer.write(self.names[str(path)], image, result)
+        else:
+            row["error"] = named(result, path)
+        return row, found
+
     def _row(self, result: Result) -> dict[str, Any]:
         return row_of(result)
 
-    def _results(self) -> Iterator[tuple[Path, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
+    def _results(self) -> Iterator[Done[Path]]:
         """Each file, its image and what came out, in order."""
         return results(self._images(), self.bundle, self.settings, gate=self.given.gate)
 
@@ -416,53 +419,3 @@ class Run:
             self.writer.save(f"{name}_compare.png", png_bytes(drawn))
             if len(self.strips) < OVERVIEW_ROWS:
                 self.strips.append(drawn)
-
-
-def decoded(
-    files: Iterable[F], decode: Callable[[F], Decoded], threads: int = DECODERS
-) -> Iterator[tuple[F, Decoded | ImageError]]:
-    """The files decoded, in order, `AHEAD` of them at most before they are asked for."""
-
-    def one(file: F) -> Decoded | ImageError:
-        try:
-            return decode(file)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[tuple[F, Future[Decoded | ImageError]]] = deque()
-        try:
-            for file in files:
-                ahead.append((file, pool.submit(one, file)))
-                if len(ahead) >= AHEAD:
-                    yield ahead[0][0], ahead.popleft()[1].result()
-            while ahead:
-                yield ahead[0][0], ahead.popleft()[1].result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
-
-
-def results(
-    images: Iterable[tuple[F, Decoded | ImageError]],
-    bundle: Bundle,
-    settings: ano_unet.Settings,
-    *,
-    gate: bool = False,
-    workers: int | None = None,
-) -> Iterator[tuple[F, Decoded | ImageError, Result | ValueError | ArithmeticError]]:
-    """Each file, its image and what came out, in order; an image that could not be read is passed on."""
-    waiting: deque[tuple[F, Decoded | ImageError]] = deque()
-
-    def stream() -> Iterator[torch.Tensor]:
-        for file, image in images:
-            waiting.append((file, image))
-            if isinstance(image, Decoded):
-                yield to_tensor(image.pixels)[0]
-
-    for result in visualize_many(stream(), bundle, settings, gate=gate, workers=workers):
-        while isinstance(waiting[0][1], ImageError):
-            yield (*waiting[0], waiting.popleft()[1])
-        yield (*waiting.popleft(), result)
-    for file, error in waiting:
-        yield file, error, error
