@@ -149,6 +149,18 @@ def test_regions_are_written_beside_the_scores(run, samples: Path, tmp_path: Pat
     assert (out / "regions.csv").read_text(encoding="utf-8").count("\n") == 1  # the heading alone
 
 
+def test_steps_end_early_and_are_counted(run, samples: Path, tmp_path: Path) -> None:
+    words = [*WITHOUT_PATHS, samples, "--mode", "fast", "--steps", 40]
+    _, shown, _ = run(*words, "--stop", 0.5, "--out", tmp_path / "early")
+    taken = [int(row["steps"]) for row in rows(tmp_path / "early")]
+    assert len(taken) == 3 and all(5 <= steps < 40 for steps in taken)
+    assert f"| {sum(taken)} of 120 " in shown
+    status, _, error = run(*words, "--stop", 1.5, "--out", tmp_path / "wrong")
+    assert status == 2 and "a share from 0 to below 1" in one_line(error)
+    status, _, error = run(*words, "--precision", "bfloat16", "--out", tmp_path / "wrong")
+    assert status == 2 and "bfloat16 is for instant mode" in one_line(error)
+
+
 @pytest.mark.parametrize("mode", ["instant", "fast"])
 def test_an_image_that_is_not_finite_is_named_and_the_others_go_on(
     run, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
@@ -159,7 +171,7 @@ def test_an_image_that_is_not_finite_is_named_and_the_others_go_on(
         made.append(to_tensor(pixels))
         return made[-1] * float("nan") if len(made) == 2 else made[-1]
 
-    monkeypatch.setattr(cli_visualize, "to_tensor", second_is_broken)
+    monkeypatch.setattr(pipeline, "to_tensor", second_is_broken)
     status, shown, _ = run(*WITHOUT_PATHS, samples, "--out", tmp_path / "out", "--mode", mode)
     assert status == 1
     assert f"left out: {samples / 'b.png'}: The image holds NaN or infinity" in shown

@@ -18,8 +18,7 @@ import tiny
 from PIL import Image
 
 from anounet.bundle import load_bundle, save_part
-from anounet.cli import main
-from anounet.cli import visualize as cli_visualize
+from anounet.cli import main, pipeline
 from anounet.cli.ledger import REGION_COLUMNS, Ledger
 from anounet.visualization import visualize_many
 
@@ -62,7 +61,7 @@ def redrawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             counts[-1] += 1
             yield result
 
-    monkeypatch.setattr(cli_visualize, "visualize_many", counted)
+    monkeypatch.setattr(pipeline, "visualize_many", counted)
     return counts
 
 
