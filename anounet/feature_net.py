@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -189,9 +190,14 @@ def _torchvision_imagenet(settings: BackboneSettings) -> Backbone:
 
 
 def _normalise(x: Tensor, settings: BackboneSettings) -> Tensor:
-    mean = torch.tensor(settings.mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
-    std = torch.tensor(settings.std, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    mean, std = (_constant(values, x.device, x.dtype) for values in (settings.mean, settings.std))
     return (x - mean) / std
+
+
+@lru_cache(maxsize=32)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One number a channel, (1, C, 1, 1). Kept: to make it anew, a GPU would be waited for at every pass."""
+    return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
 
 
 def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
