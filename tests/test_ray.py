@@ -177,7 +177,7 @@ def test_an_image_that_kills_each_time_costs_its_row_alone(
 ) -> None:
     class Poisoned(Redraw):
         def decode(self, file: str):
-            if file.endswith("a/03.png"):
+            if file.endswith("a/19.png"):
                 os._exit(1)
             return super().decode(file)
 
@@ -186,7 +186,7 @@ def test_an_image_that_kills_each_time_costs_its_row_alone(
     report = run(parts / "a", "out", *ONE_ACTOR)
     assert (report["images"], report["failed"], report["status"]) == (20, 1, 1)
     (wrong,) = [row for row in report["scores"] if row["error"]]
-    assert wrong["file"].endswith("a/03.png") and "died 1 times" in wrong["error"]
+    assert wrong["file"].endswith("a/19.png") and "died 1 times" in wrong["error"]
 
 
 def test_a_machine_without_the_folder_is_told(
@@ -315,3 +315,29 @@ def test_an_address_is_searched_and_read_within_bounds(tmp_path: Path) -> None:
             stores.images(f"file://{top}/{name}")
     with pytest.raises(ImageError, match="cannot be opened"):
         Stores(["nowhere://x/y"])
+
+
+def test_a_block_that_comes_twice_is_noted_once(monkeypatch) -> None:
+    class Twice:
+        def __init__(self, blocks: list[pa.Table]) -> None:
+            self.blocks = blocks
+
+        def map_batches(self, *_: object, **__: object) -> Twice:
+            return self
+
+        def iter_batches(self, **_: object) -> Iterator[pa.Table]:
+            for block in [*self.blocks, self.blocks[0]]:
+                found = [json.dumps([{"file": file}, []]) for file in block["file"].to_pylist()]
+                yield pa.table({"number": block["number"], "found": found})
+
+    monkeypatch.setattr(ray_engine.ray.data, "from_blocks", Twice)
+    run = object.__new__(RayRun)
+    run.files = [f"{number}.png" for number in range(5)]
+    run.names, run.pool, run._job = (
+        dict(zip(run.files, run.files, strict=True)),
+        Pool(2, 0.5, 0),
+        lambda: None,
+    )
+    missing = np.array([True, False, True, True, True])
+    assert [row["file"] for row, _ in run._pass(missing, 2)] == ["0.png", "2.png", "3.png", "4.png"]
+    assert not missing.any()

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -344,29 +345,31 @@ def cluster(address: str | None) -> Iterator[str]:
         Where its logs are, for people. Those of a cluster started here stay after a `ClusterError` alone.
 
     Raises:
-        ValueError: there is no cluster at the address.
+        ValueError: no cluster can be joined at the address, or started.
     """
     if ray.is_initialized():
         _hush()
         yield "Ray's logs"
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     # Ray's sockets lie in it, and a socket's path has 107 characters at most.
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 25 else "/tmp"
     folder = None if address else tempfile.mkdtemp(prefix="anounet-ray-", dir=short)
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if folder:
+        how |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": folder}
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray puts one into the home
     try:
+        if address:
+            _ask(address)
         with _no_stderr():  # a line that says how much will be said
-            if folder:
-                own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": folder}
-                ray.init(address="local", **own, **quiet)
-            else:
-                ray.init(address=address, **quiet)
+            ray.init(address=address or "local", **how)
     except (OSError, ValueError, RuntimeError) as error:
+        why = _first_line(error)
+        if folder:
+            raise ValueError(f"Ray could not be started: {why}") from error
         raise ValueError(
-            f"Ray could not be started ({_first_line(error)})."
-            if folder
-            else f"There is no Ray cluster at '{address}' ({_first_line(error)}): start one with "
-            "'ray start --head', or leave --address out."
+            f"The Ray cluster at '{address}' could not be joined ({why}): is it running, by 'ray start "
+            "--head', and where it asks for a token, is RAY_AUTH_MODE=token set?"
         ) from error
     try:
         _hush()
@@ -378,6 +381,13 @@ def cluster(address: str | None) -> Iterator[str]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask(address: str) -> None:
+    """Finds in seconds that nobody listens at HOST:PORT, which takes Ray ten minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
