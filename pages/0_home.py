@@ -47,9 +47,14 @@ def live_result() -> None:
     request = answers.Request(bundle.name, version, (picture,), settings, False)
     try:
         with st.spinner(t("home.computing")):
-            result = answers.redraw(models.results(), bundle, request, picture)
+            if request.instant:
+                result = components.answer_at_once(request, bundle).get(picture.key)
+            else:
+                result = answers.redraw(models.results(), bundle, request, picture)
     except (ValueError, ArithmeticError) as error:
         st.error(components.sentence(error), icon=":material/error:")
+        return
+    if result is None:
         return
     view = panels.View(USUAL_MAP.get(settings.method, "residual"))
     cells = panels.ano_unet_cells(label(known or first), result, view)

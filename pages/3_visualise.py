@@ -7,6 +7,7 @@ from anounet.app.jobs import Job, job_id
 from anounet.app.texts import label, t
 from anounet.app.work import answers
 from anounet.bundle import Bundle
+from anounet.visualization import Result
 
 KIND, RIVAL, PAGE_SIZE = "visualise", "compare", 6
 PATIENCE = 1.5  # seconds to wait before a progress bar appears
@@ -17,18 +18,18 @@ components.header(t("visualise.title"), t("visualise.lead"))
 
 
 def run(request: answers.Request, bundle: Bundle) -> Job:
-    """Ano-Unet's answer: `instant` mode's now, a quick one by itself, a long one when it is asked for."""
+    """The job behind Ano-Unet's answer: a quick one by itself, a long one when it is asked for."""
     cache, jobs = models.results(), models.jobs()
-    if request.instant:
-        answers.answer_at_once(cache, bundle, request)
-        if request.settings.steps == 0:
-            job = jobs.note(request.key, KIND, t("visualise.job", n=len(request.pictures)), spec=request)
-            components.remember(job)
-            return job
+    if request.instant and request.settings.steps == 0:
+        job = jobs.note(request.key, KIND, t("visualise.job", n=len(request.pictures)), spec=request)
+        components.remember(job)
+        return job
     job = jobs.get(job_id(request.key))
     if not answers.missing(cache, request):
         return job
-    if job is None or not job.active:
+    if job is not None and job.active:
+        components.remember(job)  # it may be another visitor's
+    else:
         again = job is not None
         quick = request.settings.mode != "article"
         if again or not quick:
@@ -44,6 +45,7 @@ def run(request: answers.Request, bundle: Bundle) -> Job:
             lambda j: answers.visualise(j, request, bundle, cache),
             spec=request,
             owner=components.owner(),
+            personal=quick and not again,
         )
         components.remember(job)
         if not quick:
@@ -64,7 +66,9 @@ def compare(request: answers.Request, bundle: Bundle) -> Job | None:
     job, pending = models.jobs().get(job_id(request.rival_key)), answers.uncompared(cache, request)
     if not pending:
         return job
-    if job is None or not job.active:
+    if job is not None and job.active:
+        components.remember(job, link=False)
+    else:
         if job is not None or (request.rival == "anogan" and len(pending) > FEW):
             components.job_end(job)
             seconds = components.duration(answers.estimated_search(len(pending)))
@@ -77,15 +81,21 @@ def compare(request: answers.Request, bundle: Bundle) -> Job | None:
             t("rival.job", rival=label(request.rival), n=len(pending)),
             lambda j: answers.compare(j, request, bundle, cache),
             owner=components.owner(),
+            personal=True,
         )
         components.remember(job, link=False)
     return job
 
 
 def show(
-    request: answers.Request, bundle: Bundle, view: panels.View, job: Job | None, rival: Job | None
+    request: answers.Request,
+    bundle: Bundle,
+    view: panels.View,
+    job: Job | None,
+    rival: Job | None,
+    at_once: dict[str, Result],
 ) -> None:
-    entries = cards.gathered(request)
+    entries = cards.gathered(request, at_once)
     faults = {**(job.faults if job else {}), **(rival.faults if rival else {})}
     for name, fault in faults.items():
         st.warning(f"{name}: {fault}", icon=":material/error:")
@@ -125,6 +135,7 @@ def show(
 def results(request: answers.Request, bundle: Bundle) -> None:
     view = inputs.choose_view(bundle, request.settings)
     try:
+        at_once = components.answer_at_once(request, bundle) if request.instant else {}
         job = run(request, bundle)
     except (ValueError, ArithmeticError) as error:
         st.error(components.sentence(error), icon=":material/error:")
@@ -137,7 +148,7 @@ def results(request: answers.Request, bundle: Bundle) -> None:
         if rival is not None:
             components.job_box(rival, curves=False)
     with above:
-        show(request, bundle, view, job, rival)
+        show(request, bundle, view, job, rival, at_once)
 
 
 with st.container(key="visualise_page"):

@@ -221,13 +221,17 @@ class Entry:
     refining: bool  # the result is the one before the refining steps that were asked for
 
 
-def gathered(request: Request) -> list[Entry]:
-    """What is known of a request so far; in `instant` mode what was answered at once until it is refined."""
+def gathered(request: Request, at_once: Mapping[str, Result]) -> list[Entry]:
+    """What is known of a request so far; in `instant` mode what was answered at once until it is refined.
+
+    Args:
+        at_once: a picture's key → that answer, which the cache may have let go of for other visitors.
+    """
     cache, found = models.results(), []
     for picture in request.pictures:
         result, refining = find(cache, request, picture), False
         if result is None and request.instant:
-            result, refining = find(cache, request.at_once, picture), True
+            result, refining = at_once.get(picture.key), request.settings.steps > 0
         if result is not None:
             shown = request.rival is not None and result.y is not None
             rival = cache.get(request.compared(picture)) if shown else None

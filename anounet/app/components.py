@@ -10,14 +10,17 @@ from typing import Any
 import streamlit as st
 
 from anounet.app import figures, models, panels
+from anounet.app.batching import Ticket
 from anounet.app.jobs import CANCELLED, FAILED, QUEUED, Job
 from anounet.app.texts import label, plain, t
+from anounet.app.work.answers import Request, answered, ask_at_once
 from anounet.app.work.centers import CenterOutcome
 from anounet.bundle import Bundle, bundle_names
 from anounet.center import HELD_BACK, MIN_IMAGES, Center
 from anounet.local_centers import LocalCenters
 from anounet.prepare import Scores
 from anounet.storage import WeightsError
+from anounet.visualization import Result
 
 
 def header(key_title: str, key_lead: str) -> None:
@@ -185,12 +188,46 @@ def prepared(outcome: CenterOutcome) -> None:
             st.caption(plain(why if name in why else f"{name}: {why}"))
 
 
+# --- answers of a moment -----------------------------------------------------------------------------
+
+MOMENT = 0.5  # seconds before a place in the queue is shown, and until it is shown anew
+
+
+def answer_at_once(request: Request, bundle: Bundle) -> dict[str, Result]:
+    """`instant` mode's results, by the pictures' keys; while it takes longer, the place in the queue.
+
+    Raises:
+        WeightsError: the bundle lacks a part.
+    """
+    place = st.empty()
+    ticket = ask_at_once(models.batcher(), bundle, request)
+    try:
+        while not ticket.wait(MOMENT):
+            place.caption(_place(ticket))  # where the run of a visitor who has left ends
+        place.empty()
+        found, faults = answered(ticket, request)
+    finally:
+        ticket.leave()
+    for name, fault in faults.items():
+        st.warning(f"{plain(name)}: {fault}", icon=":material/error:")
+    return found
+
+
+def _place(ticket: Ticket[Result]) -> str:
+    ahead, seconds = ticket.ahead, ticket.seconds
+    if ahead == 0:
+        said = t("queue.now")
+    else:
+        said = t("queue.one_ahead") if ahead == 1 else t("queue.ahead", n=ahead)
+    return said if seconds is None else f"{said} · {t('job.left', time=duration(seconds))}"
+
+
 # --- jobs --------------------------------------------------------------------------------------------
 
 
 def owner() -> str:
     """Names this visitor's session, as the owner of jobs."""
-    return st.session_state.setdefault("_owner", secrets.token_hex(8))
+    return models.present(st.session_state.setdefault("_owner", secrets.token_hex(8)))
 
 
 def current_job(kind: str) -> Job | None:
@@ -205,6 +242,7 @@ def current_job(kind: str) -> Job | None:
 def remember(job: Job, *, link: bool = True) -> None:
     """Makes a job this session's own and puts it into the link, so that a refresh finds it."""
     let_go(job.kind, but=job.id)
+    models.jobs().join(job, owner())
     st.session_state[f"_job_{job.kind}"] = job.id
     if link and st.query_params.get("job") != job.id:
         st.query_params["job"] = job.id

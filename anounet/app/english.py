@@ -603,6 +603,9 @@ TEXTS: dict[str, str] = {
     "differ.alt_redrawn": "{name}, redrawn towards the references",
     "differ.alt_heat": "Heat map of {name}: at the strongest {level} times the references’ limit",
     # --- jobs ---
+    "queue.ahead": "In the queue: {n} visitors before you",
+    "queue.one_ahead": "In the queue: 1 visitor before you",
+    "queue.now": "Your turn: being computed",
     "job.queued": "Waiting: {n} before this one, first “{first}” ({share} done)",
     "job.count": "{done} of {total}",
     "job.left": "about {time} left",

@@ -224,7 +224,14 @@ def start(
         return job  # stopped, and not yet at its end: submitted now, it would begin anew
     # Submitted again, an active job only gets another owner.
     job = jobs.submit(
-        request.key, kind, title, do, spec=request, owner=components.owner(), bundles=(request.bundle,)
+        request.key,
+        kind,
+        title,
+        do,
+        spec=request,
+        owner=components.owner(),
+        bundles=(request.bundle,),
+        personal=not ask,
     )
     components.remember(job)
     if not active and ask:

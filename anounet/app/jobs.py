@@ -66,6 +66,7 @@ class Job:
         label: what to call it, for people.
         spec: what a page needs to show it again after a refresh; read only.
         bundles: names of those whose files it reads or writes.
+        personal: of no use but to its owners.
         result: what the work handed back.
         error: why it failed, None if it did not.
         faults: name → sentence, for parts that failed while the rest went on.
@@ -79,15 +80,18 @@ class Job:
         work: Callable[[Job], Any],
         spec: Any = None,
         bundles: Iterable[str] = (),
+        personal: bool = False,
+        aside: Callable[[], object] | None = None,
     ) -> None:
         self.id, self.kind, self.label, self.spec = job_id(key), kind, label, spec
-        self.bundles = frozenset(bundles)
+        self.bundles, self.personal = frozenset(bundles), personal
         self.result: Any = None
         self.error: BaseException | None = None
         self.faults: dict[str, str] = {}
         self.owners: set[str] = set()
         self.state = QUEUED
         self._work: Callable[[Job], Any] | None = work
+        self._aside = aside
         self._progress = Progress()
         self._curves: dict[str, list[float]] = {}
         self._cancel = threading.Event()
@@ -98,6 +102,10 @@ class Job:
     @property
     def active(self) -> bool:
         return self.state in (QUEUED, RUNNING)
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.owners) or not self.personal
 
     @property
     def progress(self) -> Progress:
@@ -130,6 +138,9 @@ class Job:
         return self._cancel.is_set()
 
     def check(self) -> None:
+        """Called at each step: lets what is more urgent go first, and ends a job that was asked to stop."""
+        if self._aside is not None and not self.cancelled:
+            self._aside()
         if self.cancelled:
             raise JobCancelled
 
@@ -200,10 +211,16 @@ class JobManager:
     Args:
         keep: how many ended jobs can still be asked for.
         after: called when a job has ended.
+        aside: called at each step of a job; it may wait a little, for short work that shares the device.
     """
 
-    def __init__(self, keep: int = 12, after: Callable[[], None] | None = None) -> None:
-        self._keep, self._after = keep, after
+    def __init__(
+        self,
+        keep: int = 12,
+        after: Callable[[], None] | None = None,
+        aside: Callable[[], object] | None = None,
+    ) -> None:
+        self._keep, self._after, self._aside = keep, after, aside
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
@@ -231,6 +248,7 @@ class JobManager:
         spec: Any = None,
         owner: str = "",
         bundles: Iterable[str] = (),
+        personal: bool = False,
     ) -> Job:
         """Queues work; while work of the same key is queued or running, that job is given back instead.
 
@@ -238,11 +256,12 @@ class JobManager:
             key: names the input: the same key is the same work.
             owner: a session; `release` cancels a job that no owner wants any more.
             bundles: those whose files it reads or writes; see `unless_used`.
+            personal: it is passed over where all its owners have left when its turn comes.
         """
         with self._wake:
             job = self._jobs.get(job_id(key))
             if job is None or not job.active or job.cancelled:
-                job = Job(key, kind, label, work, spec, bundles)
+                job = Job(key, kind, label, work, spec, bundles, personal, self._aside)
                 self._jobs.pop(job.id, None)
                 self._jobs[job.id] = job
                 self._queue.append(job)
@@ -268,6 +287,18 @@ class JobManager:
     def get(self, job_id: str | None) -> Job | None:
         with self._wake:
             return self._jobs.get(job_id or "")
+
+    def join(self, job: Job, owner: str) -> None:
+        """Makes a session one of those that want a job."""
+        with self._wake:
+            if job.active:
+                job.owners.add(owner)
+
+    def leave(self, owner: str) -> None:
+        """Takes a session that has gone off all jobs; none is stopped, as a page loaded anew joins again."""
+        with self._wake:
+            for job in self._jobs.values():
+                job.owners.discard(owner)
 
     def release(self, job: Job | None, owner: str) -> None:
         """Cancels a job once the last session that asked for it has moved on."""
@@ -296,7 +327,7 @@ class JobManager:
                 return []
             before = itertools.takewhile(lambda other: other is not job, self._queue)
             running = [self._running] if self._running is not None else []
-            return [other for other in [*running, *before] if other.active]
+            return [other for other in [*running, *(o for o in before if o.wanted)] if other.active]
 
     def _forget(self) -> None:
         ended = [known for known, job in self._jobs.items() if not job.active]
@@ -309,6 +340,8 @@ class JobManager:
                 while not self._queue:
                     self._wake.wait()
                 self._running = self._queue.popleft()
+                if not self._running.wanted:
+                    self._running.cancel()
             try:
                 self._running.run()
                 if self._after is not None:

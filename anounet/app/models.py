@@ -6,7 +6,10 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import importlib
+import logging
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import streamlit as st
 import torch
 
 from anounet import ano_unet
+from anounet.app import batching
+from anounet.app.batching import Batcher
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
 from anounet.app.work import exploring, training
@@ -46,18 +51,38 @@ from anounet.prepare import (
     score_split,
 )
 from anounet.storage import WeightsError, load_weights
-from anounet.visualization import visualize_many
+from anounet.visualization import Result, visualize_many
 
 MOST_BEGUN = 5  # trainings of f-Nets that are offered to be gone on with
+KEPT_JOBS = 32  # ended ones: a link to an older one no longer brings its uploads back
+ASIDE = 0.5  # seconds that a step of a job waits at most, so that a job goes on whatever the load
 SCORED = 60  # test images scored a group, for the histogram on the page C
 
 
 @st.cache_resource(show_spinner=False)
 def set_up() -> None:
-    """Once a server: as many threads as there are cores to use, not as the machine has."""
+    """Once a server.
+
+    Streamlit collects garbage after every script run. What was imported is none, but 400,000 objects to look
+    through, 0.2 s each time: they are taken out of the search.
+    """
+    use_all_cores()
+    device_name()
+    importlib.import_module("pandas")  # as Streamlit does for the first table
+    gc.collect()
+    gc.freeze()
+
+
+def use_all_cores() -> None:
+    """As many threads as there are cores to use, not as the machine has, for the thread that calls this."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(cores)
-    device_name()
+
+
+@st.cache_resource(show_spinner=False)
+def decoding() -> threading.BoundedSemaphore:
+    """Held while an upload is decoded: a photo of 50 megapixels takes 150 MB until it is small."""
+    return threading.BoundedSemaphore(2)
 
 
 def give_back_memory() -> None:
@@ -77,12 +102,31 @@ def _libc() -> ctypes.CDLL | None:
 
 @st.cache_resource(show_spinner=False)
 def jobs() -> JobManager:
-    return JobManager(after=give_back_memory)
+    """The queue of long work. At each of its steps it lets visitors who wait for a moment go first."""
+    passes = batcher()
+    return JobManager(KEPT_JOBS, give_back_memory, aside=lambda: passes.step_aside(ASIDE))
+
+
+@st.cache_resource(
+    scope="session", max_entries=8, show_spinner=False, on_release=lambda owner: jobs().leave(owner)
+)
+def present(owner: str) -> str:
+    """Keeps a session among the owners of its jobs for as long as its visitor is there."""
+    return owner
 
 
 @st.cache_resource(show_spinner=False)
 def results() -> ResultCache:
     return ResultCache()
+
+
+@st.cache_resource(show_spinner=False)
+def batcher() -> Batcher[np.ndarray, Result]:
+    """The queue of `instant` mode, beside that of the jobs: a short answer does not wait for a training."""
+    if os.environ.get("ANOUNET_LOG_PASSES"):
+        batching.log.addHandler(logging.StreamHandler())
+        batching.log.setLevel(logging.INFO)
+    return Batcher(results(), begin=use_all_cores, rested=give_back_memory)
 
 
 def version_of(name: str) -> str:

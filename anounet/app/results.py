@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from anounet.visualization import Result
 
 T = TypeVar("T")
-MAX_BYTES = 64 * 2**20  # of tensors; 140 results at 96 px
+MAX_BYTES = 48 * 2**20  # of tensors; 105 results at 96 px
 
 
 class ResultCache(Generic[T]):

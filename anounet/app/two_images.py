@@ -155,6 +155,7 @@ def run(request: Request, bundle: Bundle) -> Job:
         lambda j: differences.compare(j, request, bundle, cache),
         spec=request,
         owner=components.owner(),
+        personal=True,
     )
     components.remember(job)
     job.wait(PATIENCE, milestones=1 + len(request.pictures))

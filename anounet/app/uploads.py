@@ -8,8 +8,11 @@ import zipfile
 from dataclasses import dataclass, field
 
 import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from anounet.app import panels
+from anounet.app import models, panels
 from anounet.app.texts import t
 from anounet.app.work.answers import Picture
 from anounet.datasets import DataError
@@ -45,7 +48,8 @@ class Uploads:
             self.faults.append(t("images.too_many", name=name, n=self.most))
             return
         try:
-            image = decode(data, name, self.size)
+            with models.decoding():
+                image = decode(data, name, self.size)
         except ImageError as error:
             self.faults.append(str(error))
             return
@@ -121,9 +125,17 @@ def collect(
             for file in files:
                 take = uploads.take_zip if zips and file.name.lower().endswith(".zip") else uploads.take
                 take(file.name, file.getvalue())
+                _forget_file(file)
         state[count] = number + 1
         st.rerun()
     return uploads
+
+
+def _forget_file(file: UploadedFile) -> None:
+    """Streamlit would keep its bytes until the visitor leaves."""
+    context = get_script_run_ctx()
+    if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
 
 
 def show(uploads: Uploads, prefix: str, most: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ SCRIPTS = {
     "speed": "seconds, memory and pixel AUROC: every mode, and the rivals",
     "floor": "where the time goes, and how far that is from what the hardware can do",
     "memory": "peak memory of visualize over few and over many images",
+    "visitors": "the app under many visitors at once: their waits, passes of the model, memory",
     "quality": "pixel AUROC, AP, AUPRO, image AUROC of every method, over seeds",
     "ablation": "how local centres' and instant mode's settings were chosen, on the validation split",
     "difference": "pixel AUROC of differ from 1, 5 and 20 reference images, anywhere and on the same place",
@@ -31,6 +33,6 @@ def _script(name: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{path} is missing: benchmarks run in a clone of the project.")
     spec = importlib.util.spec_from_file_location(f"anounet_benchmark_{name}", path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look it up
     spec.loader.exec_module(module)
     return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 
 from anounet import ano_unet
 from anounet.anogan import SearchSettings
+from anounet.app.batching import Batcher, Ticket
 from anounet.app.jobs import Job
 from anounet.app.results import ResultCache, result_key
 from anounet.app.texts import label, t
 from anounet.bundle import Bundle
-from anounet.images import to_pixels, to_tensor
+from anounet.images import ImageError, to_pixels, to_tensor
 from anounet.optimize import DivergedError, Step
 from anounet.visualization import Result, drain, visualize, visualize_many, visualize_rival
 
@@ -110,18 +111,43 @@ def redraw(
     return result
 
 
-def answer_at_once(cache: ResultCache, bundle: Bundle, request: Request) -> None:
-    """`instant` mode for all pictures that have no result yet, in a pass or a few: no job, no queue.
+def ask_at_once(batcher: Batcher[np.ndarray, Result], bundle: Bundle, request: Request) -> Ticket[Result]:
+    """Asks for `instant` mode's answer for every picture: no job, but a place in the queue of passes."""
+    request = request.at_once
+
+    def compute(pixels: Sequence[np.ndarray]) -> Iterator[Result | ImageError | ArithmeticError]:
+        for answer in visualize_many((to_tensor(p)[0] for p in pixels), bundle, request.settings):
+            yield own(answer) if isinstance(answer, Result) else answer
+
+    wanted = {request.full(picture): picture.pixels for picture in request.pictures}
+    return batcher.ask((request.version, request.settings), compute, wanted)
+
+
+def own(result: Result) -> Result:
+    """The same in memory of its own: a part of a pass would keep all of the pass, were it kept."""
+    maps = {name: tensor.clone() for name, tensor in result.maps.items()}
+    usual = next((maps[name] for name, m in result.maps.items() if m is result.anomaly_map), None)
+    if usual is None:
+        usual = result.anomaly_map.clone()
+    return replace(result, x=result.x.clone(), y=result.y.clone(), anomaly_map=usual, maps=maps)
+
+
+def answered(ticket: Ticket[Result], request: Request) -> tuple[dict[str, Result], dict[str, str]]:
+    """The results of a ticket that has all its answers, by the pictures' keys, and what is wrong with others.
 
     Raises:
         WeightsError: the bundle lacks a part.
     """
-    request = request.at_once
-    pending = [p for p in request.pictures if find(cache, request, p) is None]
-    images = (to_tensor(picture.pixels)[0] for picture in pending)
-    for picture, result in zip(pending, visualize_many(images, bundle, request.settings), strict=True):
-        if isinstance(result, Result):
-            cache.put(request.full(picture), result)
+    found, faults = {}, {}
+    for picture in request.pictures:
+        answer = ticket.answers[request.at_once.full(picture)]
+        if isinstance(answer, ImageError | ArithmeticError):
+            faults[picture.name] = str(answer)
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            found[picture.key] = answer
+    return found, faults
 
 
 def missing(cache: ResultCache, request: Request) -> bool:
