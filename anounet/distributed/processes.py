@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -81,10 +84,44 @@ def group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    number, count = int(os.environ["RANK"]), launched()
+    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    own = distributed.PrefixStore(meeting(store, number, count), store)
+    distributed.init_process_group(backend, store=own, rank=number, world_size=count, timeout=TIMEOUT)
     yield  # after an error nobody waits for the others: they may be gone
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def meeting(store: distributed.Store, number: int, count: int) -> str:
+    """A name that the processes of this very start agree on, for what they leave in the store.
+
+    `torchrun` keeps its store when it starts processes anew, and in it the addresses of those that are dead
+    (PyTorch's issue 135712): who reads them waits for ever. The number of restarts does not tell starts
+    apart, since each machine counts its own. So each process but the first calls itself by a word drawn
+    anew, goes by the answer to that word alone, and says that it has it.
+
+    Raises:
+        ValueError: some did not come within `TIMEOUT`.
+    """
+    if number:
+        word = uuid.uuid4().hex
+        store.set(f"here/{number}", word)
+        name = store.get(f"answer/{word}").decode()
+        store.set(f"{name}/has/{number}", "")
+        return name
+    name, until = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    missing = list(range(1, count))
+    while missing:
+        if time.monotonic() > until:
+            raise ValueError(f"Of {count} processes {len(missing)} did not come: look at what they said.")
+        for other in missing:
+            if store.check([f"here/{other}"]):  # maybe a word of one that is dead: it is asked for again
+                store.set(f"answer/{store.get(f'here/{other}').decode()}", name)
+        time.sleep(0.02)
+        missing = [other for other in missing if not store.check([f"{name}/has/{other}"])]
+    return name
 
 
 def wait() -> None:
