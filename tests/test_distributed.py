@@ -49,6 +49,8 @@ F_NET_WORDS = (
     "--epochs 5 --batch 12 --device cpu"
 )
 
+pytestmark = pytest.mark.slow
+
 # --- the trainings, as a single process and as each of several run them ---------------------------------
 
 
@@ -161,7 +163,7 @@ def norms() -> list[tuple[str, float]]:
     ):
         drawn = tiny.generator(3)
         # Far from 0 beside its spread: a mean of squares in float32 would not know the variance.
-        x = 300 + torch.randn(shape, generator=drawn)
+        x = 100 + torch.randn(shape, generator=drawn)
         slopes = torch.randn(shape, generator=drawn)
         whole, shared = kind(4), kind(4)
         for net in (whole, shared):
