@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
+from anounet.distributed import parallel
 from anounet.images import content_seed
 from anounet.optimize import Step, descend
 from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
@@ -276,6 +277,7 @@ class _Training:
                 _spectral_norm(part, self.draw)
         self.g, self.d = g.to(device).train(), d.to(device).train()
         self.average = copy.deepcopy(self.g)
+        self.run_g, self.run_d = parallel(self.g), parallel(self.d)
         self.update_g = torch.optim.Adam(self.g.parameters(), betas=(0.0, 0.9), fused=True)
         self.update_d = torch.optim.Adam(self.d.parameters(), betas=(0.0, 0.9), fused=True)
         self.fixed = torch.randn(16, settings.latent, generator=self.draw).to(device)
@@ -291,17 +293,17 @@ class _Training:
         z = torch.randn(2, len(real), settings.latent, generator=self.draw).to(self.device)
         with mixed_precision(self.device):
             with torch.no_grad():
-                fake = self.g(z[0])
+                fake = self.run_g(z[0])
             # Lim and Ye 2017
-            loss_d = relu(1 - self.d(self._noisy(real, level)).float()).mean()
-            loss_d = loss_d + relu(1 + self.d(self._noisy(fake, level)).float()).mean()
+            loss_d = relu(1 - self.run_d(self._noisy(real, level)).float()).mean()
+            loss_d = loss_d + relu(1 + self.run_d(self._noisy(fake, level)).float()).mean()
         self.update_d.zero_grad(set_to_none=True)
         loss_d.backward()
         self.update_d.step()
         self.d.requires_grad_(False)
         with mixed_precision(self.device):
-            fake = self.g(z[1])
-            loss_g = -self.d(self._noisy(fake, level)).float().mean()
+            fake = self.run_g(z[1])
+            loss_g = -self.run_d(self._noisy(fake, level)).float().mean()
         self.update_g.zero_grad(set_to_none=True)
         (loss_g + settings.seeking * _mode_seeking(fake, z[1])).backward()
         self.update_g.step()

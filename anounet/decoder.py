@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from anounet.center import features_of
+from anounet.distributed import parallel
 from anounet.feature_net import FEATURES, FeatureNet
 from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
 from anounet.training import TrainingStep, adam_steps, as_images, images_sha256, mixed_precision, reinitialize
@@ -189,11 +190,12 @@ def train_decoder(
     net = Decoder(settings, images.shape[-1], f_net.fingerprint)
     reinitialize(net, draw)
     net = net.to(device).train()
+    run = parallel(net)
     features = torch.cat([features_of(f_net, as_images(part, device)) for part in images.split(32)])
 
     def loss(chosen: Tensor) -> Tensor:
         with mixed_precision(device):
-            drawn = net(features[chosen].to(device))
+            drawn = run(features[chosen].to(device))
         return (drawn - as_images(images[chosen], device)).abs().mean()
 
     @torch.no_grad()

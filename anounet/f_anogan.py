@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anounet.anogan import AnoGAN
+from anounet.distributed import parallel
 from anounet.storage import WeightsError, check_state, fingerprint, load_weights, rounded, save_weights
 from anounet.training import (
     TrainingStep,
@@ -148,6 +149,17 @@ def losses(x: Tensor, y: Tensor, gan: AnoGAN) -> dict[str, Tensor]:
     }
 
 
+class _Loss(nn.Module):
+    """x, (B, 3, H, H) → L of each image, (B,)."""
+
+    def __init__(self, encoder: Encoder, gan: AnoGAN) -> None:
+        super().__init__()
+        self.encoder, self.gan = encoder, gan
+
+    def forward(self, x: Tensor) -> Tensor:
+        return losses(x, self.gan.generator(self.encoder(x)), self.gan)["L"]
+
+
 def train_encoder(
     images: Tensor,
     gan: AnoGAN,
@@ -181,12 +193,13 @@ def train_encoder(
     net = Encoder(settings, gan.size, gan.latent, gan.fingerprint)
     reinitialize(net, draw)
     net = net.to(device).train()
+    run = parallel(_Loss(net, gan))
     shown = as_images(images[:8], device)
 
     def loss(chosen: Tensor) -> Tensor:
         x = as_images(images[chosen], device)
         with mixed_precision(device):
-            return losses(x, gan.generator(net(x)), gan)["L"].mean()
+            return run(x).mean()
 
     @torch.no_grad()
     def samples() -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anounet.distributed import parallel
 from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
 from anounet.training import TrainingStep, adam_steps, as_images, images_sha256
 from anounet.unet import UNet
@@ -99,13 +100,14 @@ def _train(
 ) -> Iterator[TrainingStep]:
     """Trains a net without an image skip by L_R, on images of which some are in negative or other colours."""
     net = UNet.fresh(settings.width, settings.depth, "group", generator).to(device).train()
+    run = parallel(net)
 
     def loss(chosen: Tensor) -> Tensor:
         x = as_images(images[chosen], device)
         kind = torch.randint(4, (len(x), 1, 1, 1), generator=generator).to(device)
         x = torch.where(kind == 1, 1 - x, torch.where(kind == 2, x.flip(1), x))
         x = x.contiguous(memory_format=torch.channels_last)
-        return (x - net(x)).abs().mean()
+        return (x - run(x)).abs().mean()
 
     @torch.no_grad()
     def samples() -> Tensor:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anounet.distributed import own_rows, run_own, shared_mean, world
 from anounet.feature_net import FeatureNet
 from anounet.local_centers import LocalCenters, patches, seen_distances
 from anounet.pasting import PasteSettings, paste
@@ -107,10 +108,15 @@ def train_instant(
     side, factor = images.shape[-1], 2 ** (settings.depth - 1)
     if side % factor:
         raise ValueError(f"A U-Net of {settings.depth} levels takes sides divisible by {factor}, not {side}.")
+    if settings.batch < world():
+        raise ValueError(
+            f"{world()} processes can't share a batch of {settings.batch}: start fewer, or use a larger one."
+        )
     generator = torch.Generator().manual_seed(settings.seed)
     colour = as_images(images[:64], torch.device("cpu")).mean(dim=(0, 2, 3))
     net = GatedUNet.shut(settings.width, settings.depth, colour, generator).to(device)
     net = net.to(memory_format=torch.channels_last).train()
+    run = run_own(net)
     optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, fused=True)
     first = 0
     if resume is not None:
@@ -135,7 +141,11 @@ def train_instant(
         corner = None
         if settings.shift and step > settings.still * settings.steps:
             corner = torch.randint(settings.shift + 1, (2,), generator=generator).tolist()
-        metrics = _loss(net, x, pasted, cover, f_net, centers, spread, settings, corner)
+        x, pasted, cover = (own_rows(t) for t in (x, pasted, cover))
+        metrics = _loss(run, x, pasted, cover, f_net, centers, spread, settings, corner)
+        redrawn = metrics.pop("y")
+        means = shared_mean(torch.stack(list(metrics.values())), len(x), settings.batch)
+        metrics = dict(zip(metrics, means, strict=True))
         loss = metrics.pop("L")
         value = check_loss(loss, step, "instant U-Net")
         optimizer.zero_grad(set_to_none=True)
@@ -144,11 +154,11 @@ def train_instant(
         last, shown = step == settings.steps, None
         kept = last or step % CHECKPOINT_EVERY == 0
         if last or step % samples_every == 0:
-            shown = metrics.pop("y")[:8].cpu()
+            shown = redrawn[:8].cpu()
         yield TrainingStep(
             step=step,
             total=settings.steps,
-            metrics={"L": value, **{name: float(v) for name, v in metrics.items() if name != "y"}},
+            metrics={"L": value, **{name: float(v.detach()) for name, v in metrics.items()}},
             model=frozen(net) if kept else None,
             samples=shown,
             checkpoint={
@@ -164,7 +174,7 @@ def train_instant(
 
 
 def _loss(
-    net: GatedUNet,
+    run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     x: Tensor,
     pasted: Tensor,
     cover: Tensor,
@@ -174,7 +184,10 @@ def _loss(
     settings: InstantSettings,
     corner: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """L, the formula at the top, its parts, and y; `corner` is where F's window begins, None: F sees all."""
+    """L, the formula at the top, its parts, and y.
+
+    `run` runs G; `corner` is where F's window begins, None: F sees all.
+    """
     layers, side = centers.settings, x.shape[-1]
     x, pasted = (t.contiguous(memory_format=torch.channels_last) for t in (x, pasted))
     top, left = corner or (0, 0)
@@ -188,7 +201,7 @@ def _loss(
         clean = patches(window(x), f_net, layers)
         least = centers.distance(clean)
         seen = seen_distances(centers.distance(patches(pasted, f_net, layers)), centers.tau, side)
-    y, gate = net(pasted, seen)
+    y, gate = run(pasted, seen)
     redrawn = patches(window(y), f_net, layers)
     d = centers.distance(redrawn)
     foreign = functional.adaptive_max_pool2d(window(cover), d.shape[-2:])[:, 0]

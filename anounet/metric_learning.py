@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from anounet.adversarial import adversarial
+from anounet.distributed import parallel
 from anounet.feature_net import FEATURES, Backbone, FeatureNet
 from anounet.training import TrainingStep, as_images, check_loss, reinitialize, shuffled_batches, steps_in_all
 
@@ -140,10 +141,16 @@ class _Classifier(nn.Module):
         self._frozen().eval()  # BatchNorm's statistics of what is frozen stay too
         return self
 
-    def losses(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The loss and its parts, for images (B, 3, H, W) and their classes (B,)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """F(x), (B, 1280), and the classes' logits."""
         features = self.backbone(x)
-        logits = self.head(features)
+        return features, self.head(features)
+
+    def losses(
+        self, x: Tensor, target: Tensor, run: Callable[[Tensor], Any] | None = None
+    ) -> dict[str, Tensor]:
+        """The loss and its parts, for images (B, 3, H, W) and their classes (B,); `run` runs the net."""
+        features, logits = (run or self)(x)
         loss = nn.functional.cross_entropy(logits, target, ignore_index=NO_CLASS)
         known = target != NO_CLASS
         parts = {"accuracy": (logits.argmax(dim=1) == target)[known].float().mean()}
@@ -152,7 +159,13 @@ class _Classifier(nn.Module):
             loss = loss + self.settings.compactness * parts["compactness"]
         return {"loss": loss, **parts}
 
-    def attacked(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+    def attacked(
+        self,
+        x: Tensor,
+        target: Tensor,
+        generator: torch.Generator,
+        run: Callable[[Tensor], Any] | None = None,
+    ) -> Tensor:
         """Adversarial images of x for these classes; the radius follows √(number of pixels).
 
         They are made in eval mode: F is used in that one, an image's change then does not depend on its
@@ -162,7 +175,7 @@ class _Classifier(nn.Module):
         self.eval()
         try:
             steps = self.settings.robust_steps
-            return adversarial(x, lambda near: self.losses(near, target)["loss"], eps, steps, generator)
+            return adversarial(x, lambda near: self.losses(near, target, run)["loss"], eps, steps, generator)
         finally:
             self.train()
 
@@ -207,6 +220,7 @@ def train_f_net(
     net = _Classifier(backbone, int(targets.max()) + 1, settings)
     net.to(device, memory_format=torch.channels_last).train()
     optimizer, generator = net.optimizer(), torch.Generator().manual_seed(settings.seed)
+    run = parallel(net)
     first = 0
     if resume is not None:
         if resume.get("training") != described:
@@ -229,8 +243,8 @@ def train_f_net(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / total))
         if settings.robust_eps:
-            x = net.attacked(x, target, generator)
-        losses = net.losses(x, target)
+            x = net.attacked(x, target, generator, run)
+        losses = net.losses(x, target, run)
         check_loss(losses["loss"], step, "f-Net")
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from anounet.center import split_held_back
 from anounet.datasets import Item
+from anounet.distributed import parallel
 from anounet.feature_net import FEATURES, Backbone, BackboneSettings, FeatureNet
 from anounet.storage import WeightsError, check_state, load_weights, rounded, save_weights
 from anounet.training import TrainingStep, adam_steps, as_images, images_sha256, reinitialize
@@ -247,6 +248,7 @@ def train_second_classifier(
     draw = torch.Generator().manual_seed(settings.seed)
     net = _Training(backbone, len(classes), draw)
     net = net.to(device, memory_format=torch.channels_last).train()
+    run = parallel(net)
     # Batches are drawn evenly from the classes: of some there are many more images than of others.
     own = [fit[labels[fit] == number] for number in range(len(classes))]
     most = max(map(len, own))
@@ -255,7 +257,7 @@ def train_second_classifier(
         kinds, places = (chosen % len(own)).tolist(), (chosen // len(own)).tolist()
         picked = torch.stack([own[k][p % len(own[k])] for k, p in zip(kinds, places, strict=True)])
         x = augmented(as_images(images[picked], device), settings.shift, draw)
-        return nn.functional.cross_entropy(net(x), labels[picked].to(device))
+        return nn.functional.cross_entropy(run(x), labels[picked].to(device))
 
     def finish() -> SecondClassifier:
         frozen = SecondClassifier(

@@ -27,6 +27,7 @@ LEVELS = {
         "adversarial",
         "_torchvision",
         "storage",
+        "distributed",
     ],
     1: ["feature_net", "datasets"],
     2: ["center", "anomaly_map", "presets"],

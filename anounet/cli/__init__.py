@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
 
-from anounet import __version__
+from anounet import __version__, distributed
 from anounet.cli import bench, data, differ, experiment, stages, train, visualize
+
+LATER = 3.0  # seconds that the others leave the first of several processes to say what is wrong
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line; its subcommands are of this class too."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"anounet: {message} ('{self.prog} --help' lists what there is).\n")
+        _say(f"{message} ('{self.prog} --help' lists what there is).")
+        self.exit(2)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.error(f"unknown: {' '.join(given_rest)}")
     given.rest, given.words = given_rest, list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if distributed.launched() > 1 and not getattr(given, "parallel", False):
+            raise ValueError(
+                f"torchrun is for trainings, as train-fnet is one: start '{given.words[0]}' without it."
+            )
         status = given.run(given)
         sys.stdout.flush()  # so that a reader that went away shows here, not at the very end
         return status
@@ -49,17 +57,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError,
         ArithmeticError,
     ) as error:  # ImageError, DataError, WeightsError, settings out of range
-        print(f"anounet: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except torch.OutOfMemoryError:
-        print("anounet: the device's memory is full: use --device cpu, or a smaller batch.", file=sys.stderr)
+        _say("the device's memory is full: use --device cpu, or a smaller batch.")
         return 2
     except BrokenPipeError:  # the reader of our output went away; it is an OSError too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"anounet: {error.strerror or error} ({error.filename or 'file system'}).", file=sys.stderr)
+        _say(f"{error.strerror or error} ({error.filename or 'file system'}).")
         return 2
     except KeyboardInterrupt:
-        print("anounet: stopped; what was finished is kept.", file=sys.stderr)
+        if distributed.first():
+            _say("stopped; what was finished is kept.")
         return 130
+
+
+def _say(text: str) -> None:
+    """One line on standard error.
+
+    Of several processes the first one speaks. What befalls another alone it says itself; where all of them
+    failed alike, `torchrun` has ended it by then.
+    """
+    if not distributed.first():
+        time.sleep(LATER)
+        text = f"process {distributed.rank()}: {text}"
+    print(f"anounet: {text}", file=sys.stderr)

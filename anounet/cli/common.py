@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from anounet import distributed
 from anounet.bundle import (
     PARTS,
     RIVALS,
@@ -137,6 +138,11 @@ def add_fresh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew, whatever was begun before")
 
 
+def resumes(given: argparse.Namespace) -> bool:
+    """Whether to go on with what was begun: not with --fresh, but for what this very command began."""
+    return not given.fresh or distributed.restarted()
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: cuda where there is one)"
@@ -151,11 +157,14 @@ def add_common(parser: argparse.ArgumentParser, *, seed: bool = False) -> None:
 
 
 def device_of(given: argparse.Namespace) -> torch.device:
-    """The device asked for, or the best one there is; says so where it is missing."""
+    """The device asked for, or the best one there is, of several processes each its own.
+
+    Says so where it is missing.
+    """
     if given.device is None:
-        return default_device()
+        return distributed.own_device(default_device())
     try:
-        device = torch.device(given.device)
+        device = distributed.own_device(torch.device(given.device))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"There is no device '{given.device}' here: use --device cpu.") from error
@@ -204,8 +213,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def follow(stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
-    """Shows the stages' progress and gives back the last figures of each."""
-    progress, last = Progress(), {}
+    """Shows the stages' progress and gives back the last figures of each; of several processes one speaks."""
+    progress, last = Progress(quiet=not distributed.first()), {}
     try:
         for stage in stages:
             for note in stage.notes:
@@ -219,6 +228,8 @@ def follow(stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
 
 def report_bundle(given: argparse.Namespace, name: str, figures: dict[str, dict[str, float]]) -> int:
     """Says what a bundle holds now, and what the stages measured."""
+    if not distributed.first():
+        return 0
     files = sorted(read_info(name)["files"])
     folder, modes = bundle_folder(name), modes_of(files)
     value = {"bundle": name, "files": files, "modes": modes, "figures": figures}
@@ -227,12 +238,20 @@ def report_bundle(given: argparse.Namespace, name: str, figures: dict[str, dict[
     return 0
 
 
+def together(device: torch.device, stages: Iterator[Stage]) -> Iterator[Stage]:
+    """Stages that all processes that `torchrun` started go through together, a single one by itself."""
+    with distributed.group(device), closing(stages):
+        yield from stages
+
+
 def resumable(given: argparse.Namespace, name: str, stages: Iterator[Stage]) -> int:
     """Runs stages that the same command can go on with after Ctrl-C, and says so then."""
     try:
         with closing(stages):
             figures = follow(stages)
     except KeyboardInterrupt:
+        if not distributed.first():
+            return 130
         print(
             f"anounet: stopped; what was finished is kept in '{name}', and the same command goes on from "
             "the last checkpoint.",

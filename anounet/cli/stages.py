@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anounet import prepare
+from anounet import distributed, prepare
 from anounet.anogan import AnoGANSettings
 from anounet.bundle import DRAWS, read_info
 from anounet.cli.choice import add_count, add_data, add_score, choice_from, own_choice
@@ -20,7 +20,9 @@ from anounet.cli.common import (
     follow,
     report_bundle,
     resumable,
+    resumes,
     settings_from,
+    together,
 )
 from anounet.decoder import DecoderSettings
 from anounet.experiments import make_classifier
@@ -159,6 +161,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_fresh(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training; several processes can share its work."""
+    parser.set_defaults(parallel=True)
     add_fresh(parser)
     add_common(parser, seed=True)
 
@@ -185,14 +189,20 @@ def _train(
     What was trained to its end and then not measured is kept: it was cut off after that.
     """
     name, device = given.bundle, device_of(given)
-    keep = not given.fresh and prepare.unmeasured(name, *methods)
+    resume = resumes(given)
+    keep = resume and prepare.unmeasured(name, *methods)
 
     def stages() -> Iterator[Stage]:
         for make, settings in trainings:
-            yield from make(name, choice, settings, device, resume=not given.fresh, keep=keep)
-        yield from prepare.make_scales(name, choice, device, {method: NORMALS[method] for method in methods})
+            yield from make(name, choice, settings, device, resume=resume, keep=keep)
 
-    return resumable(given, name, stages())
+    def measured() -> Iterator[Stage]:
+        yield from together(device, stages())
+        if distributed.first():
+            levels = {method: NORMALS[method] for method in methods}
+            yield from prepare.make_scales(name, choice, device, levels)
+
+    return resumable(given, name, measured())
 
 
 def run_unet(given: argparse.Namespace) -> int:
@@ -219,12 +229,13 @@ def run_rival(given: argparse.Namespace) -> int:
 
 def run_classifier(given: argparse.Namespace) -> int:
     """Trains the second classifier on all classes of the bundle's data set."""
+    device = device_of(given)
     stages = make_classifier(
         given.bundle,
         prepare.choice_of(read_info(given.bundle)),
         settings_from(given, ClassifierSettings),
         given.start,
-        device_of(given),
-        resume=not given.fresh,
+        device,
+        resume=resumes(given),
     )
-    return resumable(given, given.bundle, stages)
+    return resumable(given, given.bundle, together(device, stages))

@@ -16,7 +16,9 @@ from anounet.cli.common import (
     command_of,
     device_of,
     resumable,
+    resumes,
     settings_from,
+    together,
 )
 from anounet.decoder import DecoderSettings
 from anounet.f_anogan import EncoderSettings
@@ -91,7 +93,7 @@ def add_commands(commands: Any) -> None:
     add_settings(f_net, FNetSettings, _F_NET)
     _add_f_net(f_net)
     add_fresh(f_net)
-    f_net.set_defaults(run=run_f_net)
+    f_net.set_defaults(run=run_f_net, parallel=True)
     for parser in (everything, f_net):
         add_common(parser, seed=True)
 
@@ -156,6 +158,6 @@ def run_f_net(given: argparse.Namespace) -> int:
         given.start,
         device,
         prepare.describe(choice, command=command_of(given), settings=own),
-        resume=not given.fresh,
+        resume=resumes(given),
     )
-    return resumable(given, name, stages)
+    return resumable(given, name, together(device, stages))

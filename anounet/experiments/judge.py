@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anounet import distributed
 from anounet.bundle import load_bundle, save_part
 from anounet.datasets import choose, open_set
 from anounet.feature_net import BackboneSettings, starting_backbone
@@ -102,8 +103,12 @@ def make_classifier(
     notes = tuple(f"left out: {why}" for why in data.skipped)
     if bundle.f_net.settings.width == settings.width:
         notes += (f"F of '{name}' has width {settings.width:g} too: another width judges more independently",)
-    before = load_checkpoint(path) if resume else None
     described = description(data.images, data.labels, data.classes, settings, mark)
+    distributed.check_alike(described, "second classifier")
+    first = distributed.first()  # of several processes it alone writes files
+    if first and not resume:
+        discard(path)
+    before = distributed.agreed(lambda: load_checkpoint(path) if resume else None)
     if before is not None and before.get("described") != described:
         before, notes = None, (*notes, f"{path.name} is of another training: the classifier is trained anew")
     steps = train_second_classifier(
@@ -121,10 +126,13 @@ def make_classifier(
         for step in steps:
             metrics = dict(step.metrics)
             if step.model is not None:
-                save_part(name, classifier=step.model)
+                if first:
+                    save_part(name, classifier=step.model)
                 metrics["held-back accuracy"] = step.model.meta["accuracy"]
-            if step.checkpoint is not None:
+            if first and step.checkpoint is not None:
                 save_checkpoint(path, step.checkpoint)
             yield Stage("second classifier", step.step, step.total, metrics, notes=notes)
             notes = ()
-    discard(path)
+    distributed.wait()
+    if first:
+        discard(path)

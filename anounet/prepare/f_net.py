@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from anounet import distributed
 from anounet.bundle import PARTS, SHIPPED, bundle_folder, bundle_names, load_bundle, save_part
 from anounet.datasets import DataError
 from anounet.feature_net import Backbone, BackboneSettings, FeatureNet, starting_backbone
@@ -114,11 +115,14 @@ def make_f_net(
         raise WeightsError(f"F of '{name}' can't begin with itself: save it under another name.")
     data = data or f_net_data(choice)
     training = FNetTraining.of(choice, settings, start, data)
+    distributed.check_alike(asdict(training), "f-Net")
     if keep and (steps := _steps_of(name, training)):
         discard(bundle_folder(name) / CHECKPOINTS["f_net"])
         yield Stage("f-Net", steps, steps, {})
         return
-    begun = begun_f_net(name) if resume else None
+    if distributed.first() and not resume:
+        discard(bundle_folder(name) / CHECKPOINTS["f_net"])
+    begun = distributed.agreed(lambda: begun_f_net(name) if resume else None)
     if begun is not None and begun.training == training:
         yield from _f_net_stages(name, data, begun, device, info)
         return
@@ -160,6 +164,7 @@ def _f_net_stages(
 ) -> Iterator[Stage]:
     """Trains F from a checkpoint, or from a backbone; saves F and checkpoints as they come."""
     training, path = begun.training, bundle_folder(name) / CHECKPOINTS["f_net"]
+    first = distributed.first()  # of several processes it alone writes files
     facts = data.facts | {
         "starting_weights": begun.source,
         "start": training.start,
@@ -177,13 +182,15 @@ def _f_net_stages(
     )
     with closing(steps):
         for step in steps:
-            if step.model is not None:
+            if first and step.model is not None:
                 meta = provenance(**facts, steps=step.step, total=step.total, metrics=dict(step.metrics))
                 save_part(name, f_net=step.model, meta=meta, **info)
-            if step.checkpoint is not None:
+            if first and step.checkpoint is not None:
                 replace(begun, checkpoint=dict(step.checkpoint)).save(path)
             yield Stage("f-Net", step.step, step.total, dict(step.metrics))
-    discard(path)
+    distributed.wait()
+    if first:
+        discard(path)
 
 
 def _steps_of(name: str, training: FNetTraining) -> int:

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from anounet import distributed
 from anounet.anogan import AnoGANSettings, train_anogan
 from anounet.bundle import Bundle, load_bundle, save_part
 from anounet.decoder import DecoderSettings, train_decoder
@@ -102,7 +103,7 @@ def _stages(
     own, there = {"images_sha256": images_sha256(images)}, getattr(bundle, part)
     training = Training(LABELS[part], bundle.folder / CHECKPOINTS[part], own | net, asdict(settings))
     # That the part there belongs to the bundle's net was checked when the bundle was opened.
-    if keep and there is not None and training.ended(there.meta, **own):
+    if distributed.agreed(lambda: keep and there is not None and training.ended(there.meta, **own)):
         yield Stage(training.label, settings.steps, settings.steps, {})
         return
     facts = provenance(**normals.facts | {"images": len(images)} | own)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from anounet import distributed
 from anounet.bundle import PARTS, bundle_folder
 from anounet.storage import discard, load_checkpoint, save_checkpoint
 from anounet.training import TrainingStep
@@ -58,26 +59,34 @@ class Training:
     ) -> Iterator[Stage]:
         """Runs the training, from its checkpoint where there is one of the same mark and settings.
 
+        Of several processes the first one reads the checkpoint for all, and it alone writes files.
+
         Args:
             train: a checkpoint or None → the steps from there on.
             save: saves the model that a step carries.
             resume: whether to look for a checkpoint.
         """
-        before = begun(self.path) if resume else None
+        distributed.check_alike({**self.mark, **self.settings}, self.label)
+        first = distributed.first()
+        if first and not resume:
+            discard(self.path)
+        before = distributed.agreed(lambda: begun(self.path) if resume else None)
         same = before is not None and (before.mark, before.settings) == (self.mark, self.settings)
         notes: tuple[str, ...] = ()
         if before is not None and not same:
             notes = (f"{self.path.name} is of a training with other settings or images: starts anew.",)
         with closing(train(before.checkpoint if same else None)) as steps:
             for step in steps:
-                if step.model is not None:
+                if first and step.model is not None:
                     save(step)
-                if step.checkpoint is not None:
+                if first and step.checkpoint is not None:
                     kept = {"mark": dict(self.mark), "plan": dict(self.settings)}
                     save_checkpoint(self.path, kept | {"checkpoint": dict(step.checkpoint)})
                 yield Stage(self.label, step.step, step.total, dict(step.metrics), step.samples, notes)
                 notes = ()
-        discard(self.path)
+        distributed.wait()  # the next training may need what was saved
+        if first:
+            discard(self.path)
 
     def ended(self, meta: Mapping[str, Any], **wanted: Any) -> bool:
         """Whether a part says of itself that it is what this training ends with; a checkpoint then goes."""

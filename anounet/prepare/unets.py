@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from anounet import distributed
 from anounet.bundle import PARTS, bundle_folder, load_bundle, save_part
 from anounet.identity import UNetSettings
 from anounet.identity import make_identity as identity_steps
@@ -37,7 +38,7 @@ def make_identity(
     images, folder = identity_images(choice), bundle_folder(name)
     own = {"images_sha256": images_sha256(images)}
     training = Training("identity U-Net", folder / CHECKPOINTS["identity"], own, asdict(settings))
-    if keep and training.ended(_meta(folder, "identity", "unet"), **own):
+    if distributed.agreed(lambda: keep and training.ended(_meta(folder, "identity", "unet"), **own)):
         yield Stage(training.label, settings.steps, settings.steps, {})
         return
     facts = {"data": choice.data, "reference": choice.reference, "images": len(images)}
@@ -77,7 +78,7 @@ def make_instant(
     training = Training("instant U-Net", bundle.folder / CHECKPOINTS["instant"], mark, asdict(settings))
     # That the net there belongs to the bundle's local centres was checked when the bundle was opened.
     there = _meta(bundle.folder, "instant", "unet_instant") if bundle.instant is not None else {}
-    if keep and training.ended(there, **own, steps=settings.steps):
+    if distributed.agreed(lambda: keep and training.ended(there, **own, steps=settings.steps)):
         yield Stage(training.label, settings.steps, settings.steps, {})
         return
     facts = normals.facts | own | {"settings": asdict(settings)}
