@@ -48,15 +48,19 @@ def synchronised(net: nn.Module) -> nn.Module:
 
 
 class _Normalised(torch.autograd.Function):
-    """x, γ, β, ε → y, and the whole batch's μ, σ² and n; γ's and β's gradients are this process's share."""
+    """x, γ, β, ε → y, and the whole batch's μ, σ² and n; γ's and β's gradients are this process's share.
+
+    PyTorch's kernels do what there is to do for each value: the rest is for each channel.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        channels, over = x.shape[1], [d for d in range(x.dim()) if d != 1]
+        channels = x.shape[1]
         own = weight.new_zeros(2 * channels + 1)
         if x.numel():
-            own_variance, own_mean = torch.var_mean(x.to(weight.dtype), dim=over, correction=0)
-            own = torch.cat([own_mean, own_variance, own.new_tensor([x.numel() // channels])])
+            spare = torch.zeros_like(weight), torch.ones_like(weight)  # of bfloat16 too it gives float32 then
+            statistics = torch.batch_norm_update_stats(x, *spare, 0.0)
+            own = torch.cat([*statistics, own.new_tensor([x.numel() // channels])])
         every = own.new_empty(world() * len(own))
         distributed.all_gather_single(every, own)
         means, variances, counts = every.view(world(), -1).split([channels, channels, 1], dim=1)
@@ -72,15 +76,16 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        over = [d for d in range(x.dim()) if d != 1]
-        along = (1, -1) + (1,) * (x.dim() - 2)
-        scale = (variance + ctx.eps).rsqrt()
-        slope_of_y = slope.to(weight.dtype)
-        standard = (x.to(weight.dtype) - mean.view(along)) * scale.view(along)
-        of_bias, of_weight = slope_of_y.sum(dim=over), (slope_of_y * standard).sum(dim=over)
-        sums = torch.cat([of_bias, of_weight])
+        of_x, of_weight, of_bias = torch.zeros_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        if x.numel():  # as if μ and σ² did not depend on x
+            of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                slope, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+            )
+        sums = torch.stack([of_bias, of_weight])
         distributed.all_reduce(sums)
-        shift, tilt = (sums / count).chunk(2)
-        of_x = slope_of_y - shift.view(along) - standard * tilt.view(along)
-        of_x = of_x * (weight * scale).view(along)
-        return of_x.to(x.dtype), of_weight, of_bias, None
+        # γ / √(σ² + ε) · (Σ g / n + x̂ · Σ g x̂ / n), which is linear in x
+        shift, tilt = sums / count * weight * (variance + ctx.eps).rsqrt()
+        tilt = tilt * (variance + ctx.eps).rsqrt()
+        along = (1, -1) + (1,) * (x.dim() - 2)
+        shift, tilt = (part.to(of_x.dtype).view(along) for part in (shift - tilt * mean, tilt))
+        return of_x.addcmul_(x, tilt, value=-1).sub_(shift), of_weight, of_bias, None
