@@ -83,7 +83,7 @@ def descend(
     update, ended = optimizer(parameters), _Ended(stop)
     for index in range(steps + 1):
         last = index == steps
-        with _cpu_threads(threads):  # left before the yield: the consumer's own work keeps its threads
+        with cpu_threads(threads):  # left before the yield: the consumer's own work keeps its threads
             with torch.set_grad_enabled(not last):
                 y = render()
                 losses = objective(y)
@@ -174,7 +174,8 @@ class _Ended:
 
 
 @contextmanager
-def _cpu_threads(count: int | None) -> Iterator[None]:
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """So many threads for each of PyTorch's operations on a CPU; None leaves their number."""
     before = torch.get_num_threads()
     if count is None or count == before:
         yield

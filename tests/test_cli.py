@@ -22,7 +22,7 @@ import tiny
 import torch
 from PIL import Image
 
-from anounet import ano_unet, difference, instant, prepare, training
+from anounet import ano_unet, difference, instant, prepare, training, visualization
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, draw_contours, overlay
 from anounet.bundle import PARTS, RIVALS, SHIPPED, load_bundle, read_info, save_part
@@ -229,6 +229,7 @@ def test_a_folder_is_decoded_in_order_a_few_images_ahead(
     decoded, written = [], []
     for module in (cli_visualize, pipeline):
         monkeypatch.setattr(module, "AHEAD", 4)
+    monkeypatch.setattr(visualization, "cores", lambda: 2)  # of four images each
     decode, row = cli_visualize.decode_file, cli_visualize.row_of
     monkeypatch.setattr(cli_visualize, "decode_file", lambda *a: decoded.append(1) or decode(*a))
     monkeypatch.setattr(

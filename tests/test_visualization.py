@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -270,15 +269,38 @@ def test_many_instant_images_give_what_each_gives_alone_in_order(bundle: Bundle,
         assert (result.method, result.threshold) == (alone.method, alone.threshold)
 
 
-def test_instant_images_are_taken_a_batch_at_a_time(bundle: Bundle) -> None:
-    taken = []
-    results = visualize_many((taken.append(1) or x for x in tiny.defective(20)), bundle)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_instant_images_are_taken_a_batch_for_each_core_at_a_time(bundle: Bundle, workers: int) -> None:
+    taken, most = [], workers * INSTANT_BATCH
+    images = tiny.defective(20)
+    results = visualize_many((taken.append(1) or x for x in images), bundle, workers=workers)
     next(results)
-    assert len(taken) == INSTANT_BATCH
+    assert len(taken) == most
     results.close()
-    assert len(taken) == INSTANT_BATCH
+    assert len(taken) == most
     with pytest.raises(ValueError, match="takes images of 3×32×32"):
-        list(visualize_many([torch.zeros(3, 48, 48)], bundle))
+        list(visualize_many([torch.zeros(3, 48, 48)], bundle, workers=workers))
+
+
+def test_a_core_of_its_own_changes_no_thread_count_but_its_own(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, each = [], visualization._instant_each
+    monkeypatch.setattr(
+        visualization,
+        "_instant_each",
+        lambda part, *a: seen.append((len(part), torch.get_num_threads())) or each(part, *a),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        images = tiny.defective(7)
+        results = list(visualize_many(iter(images), bundle, workers=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(seen) == [(3, 1), (4, 1)]  # as evenly as can be
+    assert all(torch.equal(result.x, x) for result, x in zip(results, images, strict=True))
 
 
 def test_many_images_are_taken_from_the_stream_as_they_are_needed(bundle: Bundle) -> None:
@@ -291,9 +313,9 @@ def test_many_images_are_taken_from_the_stream_as_they_are_needed(bundle: Bundle
 
     results = visualize_many(stream(), bundle, bundle.settings("fast"))
     next(results)
-    assert len(taken) <= (os.cpu_count() or 1)
+    assert len(taken) <= visualization.cores()
     results.close()
-    assert len(taken) <= (os.cpu_count() or 1)
+    assert len(taken) <= visualization.cores()
 
 
 def test_an_image_that_diverges_costs_only_itself(bundle: Bundle) -> None:

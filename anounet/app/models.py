@@ -51,7 +51,7 @@ from anounet.prepare import (
     score_split,
 )
 from anounet.storage import WeightsError, load_weights
-from anounet.visualization import Result, visualize_many
+from anounet.visualization import Result, cores, visualize_many
 
 MOST_BEGUN = 5  # trainings of f-Nets that are offered to be gone on with
 KEPT_JOBS = 32  # ended ones: a link to an older one no longer brings its uploads back
@@ -75,8 +75,7 @@ def set_up() -> None:
 
 def use_all_cores() -> None:
     """As many threads as there are cores to use, not as the machine has, for the thread that calls this."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    torch.set_num_threads(cores())
 
 
 @st.cache_resource(show_spinner=False)
