@@ -349,10 +349,11 @@ def visualize_many(
     """`visualize` for a stream of images, in order.
 
     `instant` mode takes some images in one pass, on a CPU every core some; `fast` mode and refining give
-    every core an image, on a GPU they and `article` mode optimise as many at once as its memory holds, half as
-    many when it was full. Results are the same as one by one (where images share a pass, to rounding), and memory
-    does not grow with the number of images: no more are taken from the stream than are being worked on. An
-    image that holds NaN or infinity, or whose loss diverged, gives its error instead, and the others go on.
+    every core an image, on a GPU they and `article` mode optimise as many at once as its memory holds,
+    half as many when it was full. Results are the same as one by one (where images share a pass, to
+    rounding), and memory does not grow with the number of images: no more are taken from the stream than
+    are being worked on. An image that holds NaN or infinity, or whose loss diverged, gives its error
+    instead, and the others go on.
 
     Args:
         workers: cores of a CPU that work apart; all that the process may use, and in `article` mode one, by
