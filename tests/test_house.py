@@ -27,6 +27,7 @@ LEVELS = {
         "adversarial",
         "_torchvision",
         "storage",
+        "memory",
         "distributed",
     ],
     1: ["feature_net", "datasets"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import hashlib
 import importlib
@@ -41,6 +40,7 @@ from anounet.explore import Cloud as FeatureCloud
 from anounet.explore import margin, survey
 from anounet.images import ImageError, to_pixels, to_tensor
 from anounet.local_centers import LocalCenters, patches
+from anounet.memory import give_back, keep_freed
 from anounet.prepare import (
     CHECKPOINTS,
     DataChoice,
@@ -66,6 +66,7 @@ def set_up() -> None:
     Streamlit collects garbage after every script run. What was imported is none, but 400,000 objects to look
     through, 0.2 s each time: they are taken out of the search.
     """
+    keep_freed()
     use_all_cores()
     device_name()
     importlib.import_module("pandas")  # as Streamlit does for the first table
@@ -84,26 +85,11 @@ def decoding() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(2)
 
 
-def give_back_memory() -> None:
-    """Hands freed memory back to the system: a training leaves hundreds of megabytes that malloc keeps."""
-    gc.collect()
-    trim = getattr(_libc(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _libc() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL("libc.so.6")  # glibc, so Linux only
-    except OSError:
-        return None
-
-
 @st.cache_resource(show_spinner=False)
 def jobs() -> JobManager:
     """The queue of long work. At each of its steps it lets visitors who wait for a moment go first."""
     passes = batcher()
-    return JobManager(KEPT_JOBS, give_back_memory, aside=lambda: passes.step_aside(ASIDE))
+    return JobManager(KEPT_JOBS, give_back, aside=lambda: passes.step_aside(ASIDE))
 
 
 @st.cache_resource(
@@ -125,7 +111,7 @@ def batcher() -> Batcher[np.ndarray, Result]:
     if os.environ.get("ANOUNET_LOG_PASSES"):
         batching.log.addHandler(logging.StreamHandler())
         batching.log.setLevel(logging.INFO)
-    return Batcher(results(), begin=use_all_cores, rested=give_back_memory)
+    return Batcher(results(), begin=use_all_cores, rested=give_back)
 
 
 def version_of(name: str) -> str:
@@ -158,7 +144,7 @@ def _bundle(name: str, version: str) -> Bundle:
             list(visualize_many([torch.zeros(3, bundle.size, bundle.size)], bundle))
         return bundle
     finally:
-        give_back_memory()
+        give_back()
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
@@ -420,7 +406,7 @@ def data_names() -> list[str]:
     try:
         return list(available())
     finally:
-        give_back_memory()
+        give_back()
 
 
 @st.cache_resource(max_entries=2, ttl=1800, show_spinner=False)

@@ -13,6 +13,7 @@ import torch
 
 from anounet import __version__, distributed
 from anounet.cli import bench, data, differ, experiment, stages, train, visualize
+from anounet.memory import keep_freed
 
 LATER = 3.0  # seconds that the others leave the first of several processes to say what is wrong
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given_rest and not getattr(given, "takes_rest", False):
         commands.error(f"unknown: {' '.join(given_rest)}")
     given.rest, given.words = given_rest, list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed()
     try:
         if distributed.launched() > 1 and not getattr(given, "parallel", False):
             raise ValueError(

@@ -50,6 +50,7 @@ from anounet.cli.pipeline import decoded, results
 from anounet.cli.visualize import Run
 from anounet.cli.writing import Writer, named, row_of
 from anounet.images import Decoded, decode_file, image_files
+from anounet.memory import keep_freed
 from anounet.visualization import INSTANT_BATCH, Result
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a cluster of our own: names, the bundle and rows are all that is in it
@@ -115,6 +116,7 @@ class Redraw:
             os.chdir(job.home)
         if job.proof is not None:
             _find(job.proof, "the folder of the results")
+        keep_freed()
         if job.device == "cpu":
             torch.set_num_threads(1)  # there is an actor for each core
         self.bundle = job.bundle.to(job.device)
