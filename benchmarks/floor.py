@@ -5,10 +5,10 @@
 The floor is the part's operations (multiply and add are two; `torch.utils.flop_counter` counts the
 convolutions and matrix products that really run) over the peak that a large matrix product reaches here, in
 the same run and with as many threads; a large convolution's peak is printed beside it. The parts are timed
-alone, the median of several; their sum is not quite the whole, which is timed too. Two steps of `fast` and
-of `article` mode are two forward and backward passes and updates, and a last forward pass. On a CPU `fast`
-has one thread for an image, so its floor is right with `--threads 1`; on a GPU all images of a batch take
-their step at once.
+alone, the best of several; their sum is not quite the whole, which is timed too. Two steps of `fast` and of
+`article` mode are two forward and backward passes and updates, and a last forward pass. On a CPU `fast` has
+one thread for an image, so its floor is right with `--threads 1`; on a GPU all images of a batch take their
+step at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def peaks_of(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
-    """GFLOP/s that a large matrix product and a large convolution reach, at their best."""
+    """GFLOP/s that a large matrix product and a large convolution reach."""
     side = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     x = torch.randn(16, 128, 48, 48, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -83,7 +82,7 @@ def peaks_of(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
         "matrix product": lambda: a @ b,
         "convolution": lambda: torch.conv2d(x, kernel, padding=1),
     }
-    return {name: operations(run) / milliseconds(run, device, min) / 1e6 for name, run in products.items()}
+    return {name: operations(run) / milliseconds(run, device) / 1e6 for name, run in products.items()}
 
 
 def profile(bundle: Bundle, count: int, peaks: dict[torch.dtype, float]) -> list[dict[str, Any]]:
@@ -155,12 +154,8 @@ def operations(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def milliseconds(
-    run: Callable[[], object],
-    device: torch.device,
-    of: Callable[[list[float]], float] = statistics.median,
-) -> float:
-    """The median of several calls, after two that are not counted."""
+def milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    """The best of several calls, after two that are not counted: what else the machine does only adds time."""
     times: list[float] = []
     while len(times) < 2 + (1 if times and times[-1] > LONG else ROUNDS):
         start = time.perf_counter()
@@ -168,7 +163,7 @@ def milliseconds(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return 1000 * of(times[2:])
+    return 1000 * min(times[2:])
 
 
 if __name__ == "__main__":
