@@ -155,7 +155,7 @@ def operations(run: Callable[[], object]) -> int:
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    """The best of several calls, after two that are not counted: what else the machine does only adds time."""
+    """The best of several calls, after two that are not counted: other work only adds time."""
     times: list[float] = []
     while len(times) < 2 + (1 if times and times[-1] > LONG else ROUNDS):
         start = time.perf_counter()
