@@ -71,8 +71,8 @@ def measure(method: str, bundle: str, count: int) -> tuple[float, float, int]:
         drawn = sorted(path for path in Path(folder, "in").glob("*.png") if "mask" not in path.name)
         for number in range(len(drawn), count):
             os.link(drawn[number % len(drawn)], Path(folder, "in", f"more_{number:06}.png"))
-        words = ["compare", "--rivals", method] if method in RIVALS else ["visualize", "--mode", method]
-        words += [f"{folder}/in", "--bundle", bundle, "--out", f"{folder}/out"]
+        words = ["compare" if method in RIVALS else "visualize", f"{folder}/in", "--out", f"{folder}/out"]
+        words += ["--bundle", bundle, "--rivals" if method in RIVALS else "--mode", method]
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, *words],
