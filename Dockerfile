@@ -13,6 +13,7 @@ COPY .streamlit .streamlit
 COPY LICENSE streamlit_app.py ./
 COPY pages pages
 COPY anounet anounet
+RUN python -m compileall -q anounet pages
 # What the app writes: bundles of own images, beside the shipped ones, and data sets that it downloads.
 COPY --chown=app:app weights weights
 RUN install --directory --owner=app --group=app data
