@@ -29,7 +29,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than what they were installed from. A .venv without pip is one whose making failed.
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'Ano-Unet needs Python 3.11 or newer: name one, as in  make PYTHON=python3.12' >&2; exit 1; }
 	@$(IN_VENV) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

@@ -148,6 +148,48 @@ def decode_file(path: str | Path, size: int) -> Decoded:
     return decode(data, str(path), size)
 
 
+def read_image(source: str | Path | bytes | Image.Image | np.ndarray, size: int) -> Tensor:
+    """One image as a bundle takes it, resized as `decode` does, whatever it comes in.
+
+    Args:
+        source: a file's path, or its bytes; Pillow's image; or an array, (H, W, 3) uint8 RGB, (H, W) uint8 or
+            uint16, or (H, W) float32 in [0, 1]. OpenCV's BGR is `array[..., ::-1]`.
+        size: side of the result in pixels, `bundle.size`; see `check_size`.
+
+    Returns:
+        (3, size, size) float32 in [0, 1].
+
+    Raises:
+        ImageError: it cannot be read, or is no image of these kinds.
+        ValueError: a size that the nets cannot work at.
+    """
+    if isinstance(source, str | Path):
+        decoded = decode_file(source, size)
+    elif isinstance(source, bytes):
+        decoded = decode(source, "The image", size)
+    else:
+        decoded = _decode_opened(_pillow(source), "The image", check_size(size))
+    return to_tensor(decoded.pixels)[0]
+
+
+def _pillow(source: Image.Image | np.ndarray) -> Image.Image:
+    """An image of our own, loaded: decoding changes the one it is given."""
+    if isinstance(source, Image.Image):
+        try:
+            return source.copy()
+        except Exception as error:  # as in `decode`: where a file was opened and is read only now
+            raise ImageError("The image is damaged or cut short and cannot be decoded.") from error
+    dtypes = {2: (np.uint8, np.uint16, np.float32), 3: (np.uint8,)}
+    usable = isinstance(source, np.ndarray) and source.size and source.dtype in dtypes.get(source.ndim, ())
+    if not usable or source.shape[2:] not in ((), (3,)):
+        what = f"{source.shape} {source.dtype}" if isinstance(source, np.ndarray) else type(source).__name__
+        raise ImageError(
+            "An image is a file's path or bytes, Pillow's, or an array: (H, W, 3) uint8, or (H, W) uint8, "
+            f"uint16 or float32, not {what}."
+        )
+    return Image.fromarray(np.ascontiguousarray(source))
+
+
 def to_tensor(pixels: np.ndarray | Sequence[np.ndarray]) -> Tensor:
     """Makes a batch of one image or several of one size.
 

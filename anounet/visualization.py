@@ -18,15 +18,26 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anounet import ano_unet, anogan, decoder, f_anogan
 from anounet.anogan import SearchSettings
-from anounet.anomaly_map import Region, enlarge, heat_map, map_set, regions, smooth
+from anounet.anomaly_map import (
+    SCALE_TOP,
+    Region,
+    draw_contours,
+    enlarge,
+    heat_map,
+    map_set,
+    overlay,
+    regions,
+    smooth,
+)
 from anounet.bundle import USUAL_MAP, Bundle
 from anounet.center import Center, features_of
-from anounet.images import ImageError, upload
+from anounet.images import ImageError, to_pixels, upload
 from anounet.local_centers import LocalCenters, patches
 from anounet.optimize import Step, cpu_threads
 from anounet.unet import UNet
@@ -106,6 +117,28 @@ class Result:
             return []
         limit = self.limit if name is None else self.limits[name]
         return regions(shown, limit if level is None else level)
+
+    def levels(self, name: str | None = None) -> np.ndarray:
+        """A map on the one fixed scale, (H, W): 0.5 is the level that normal pixels stay under (its scale).
+
+        Args:
+            name: one of `maps`; the usual one by default.
+
+        Raises:
+            ValueError: the gate left the image out, so there is no map.
+        """
+        shown = self.anomaly_map if name is None else self.maps[name]
+        if shown is None:
+            raise ValueError("The image was left out by the gate: it has no map.")
+        return shown.numpy() / (SCALE_TOP * (self.scale if name is None else self.scales[name]))
+
+    def overlay(self, name: str | None = None, colormap: str = "inferno") -> np.ndarray:
+        """`levels` over the image, and the outline of what lies above the map's limit: uint8 (H, W, 3)."""
+        heat = overlay(to_pixels(self.x), self.levels(name), colormap=colormap)
+        shown, limit = (
+            (self.anomaly_map, self.limit) if name is None else (self.maps[name], self.limits[name])
+        )
+        return draw_contours(heat, shown.numpy(), limit)
 
 
 def drain(stream: Generator[Step, None, R], on_step: Callable[[Step], None] | None = None) -> R:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from anounet import images
-from anounet.images import Decoded, ImageError, decode, decode_file, image_files
+from anounet.images import Decoded, ImageError, decode, decode_file, image_files, read_image, to_tensor
 
 SIZE = 32
 GREY_RAMP = np.linspace(0, 255, SIZE).round().astype(np.uint8)
@@ -560,3 +560,58 @@ def test_pixels_without_a_file_are_resized_as_decode_does() -> None:
         assert resized.shape == (64, 64, 3) and not resized.flags.writeable
     with pytest.raises(ValueError, match="multiple of 16"):
         images.resize_pixels(noise, 33)
+
+
+def test_an_image_is_the_same_from_whatever_it_is_read(tmp_path: Path) -> None:
+    shown = picture()
+    data, path = encode(shown, "PNG"), tmp_path / "shown.png"
+    path.write_bytes(data)
+    wanted = to_tensor(decode(data, "shown.png", SIZE).pixels)[0]
+    assert wanted.shape == (3, SIZE, SIZE)
+    for source in (path, str(path), data, shown, Image.open(path), np.asarray(shown)):
+        assert torch.equal(read_image(source, SIZE), wanted), type(source)
+    bgr = np.asarray(shown)[..., ::-1]  # not contiguous, as OpenCV's turned to RGB
+    assert torch.equal(read_image(bgr, SIZE), wanted.flip(0))
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])
+def test_grey_arrays_are_scaled_by_their_kind(dtype: type, white: float) -> None:
+    share = np.tile(np.linspace(0, 1, SIZE), (SIZE, 1)) * white
+    ramp = share.astype(dtype) if white == 1 else share.round().astype(dtype)
+    x = read_image(ramp, SIZE)
+    assert torch.equal(x[0], x[1]) and torch.equal(x[0], x[2])
+    assert torch.allclose(x[0, 0], torch.linspace(0, 1, SIZE), atol=0.5 / 255 + 1e-3)
+
+
+def test_reading_leaves_a_picture_of_somebody_else_alone() -> None:
+    large = Image.open(BytesIO(encode(picture(800, 600), "JPEG")))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    turned = Image.open(BytesIO(encode(picture(), "JPEG", exif=exif)))
+    read_image(large, SIZE)
+    assert large.size == (800, 600)
+    x = read_image(turned, SIZE)
+    assert x[0, -1].mean() > x[0, 0].mean() + 0.5  # red grew to the right, and now does downwards
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((8, 8), np.int64),
+        torch.zeros(3, 8, 8),
+        None,
+        b"",
+        b"no image",
+        Image.open(BytesIO(encode(picture(300, 300), "PNG")[:200])),
+    ],
+    ids=lambda source: f"{getattr(source, 'shape', type(source).__name__)}",
+)
+def test_what_is_no_image_is_refused_in_one_sentence(source: object) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(source, SIZE)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from anounet import ano_unet, f_anogan, visualization
 from anounet.anogan import SearchSettings
-from anounet.anomaly_map import MAPS, heat_map, map_set
+from anounet.anomaly_map import MAPS, contours, heat_map, map_set
 from anounet.bundle import Bundle
 from anounet.center import features_of
 from anounet.decoder import redraw
@@ -485,3 +487,26 @@ def test_a_score_that_is_no_number_never_reads_normal(bundle: Bundle, threshold:
     assert replace(result, score=0.0, threshold=threshold).verdict == "normal"
     assert replace(result, score=float("nan"), threshold=threshold).verdict == "anomalous"
     assert replace(result, score=1.0, threshold=float("nan")).verdict == "anomalous"
+
+
+def test_an_overlay_is_on_the_fixed_scale_of_its_map(bundle: Bundle) -> None:
+    result = drain(visualize(tiny.defective(1)[0], bundle))
+    assert np.allclose(result.levels(), result.anomaly_map.numpy() / (2 * result.scale))
+    assert np.allclose(
+        result.levels("residual"), result.maps["residual"].numpy() / (2 * result.scales["residual"])
+    )
+    assert result.overlay().shape == (*result.x.shape[1:], 3)
+    weak, strong = (
+        replace(result, maps={"residual": result.maps["residual"]}, limits={"residual": limit})
+        for limit in (math.inf, float(result.maps["residual"].median()))
+    )
+    drawn = (weak.overlay("residual") != strong.overlay("residual")).any(axis=-1)
+    assert (
+        drawn[contours(result.maps["residual"].numpy(), strong.limits["residual"])].mean() > 0.9
+    )  # the line
+
+
+def test_an_image_that_was_left_out_has_no_overlay(bundle: Bundle) -> None:
+    result = replace(drain(visualize(tiny.defective(1)[0], bundle)), y=None, anomaly_map=None, maps={})
+    with pytest.raises(ValueError, match="left out"):
+        result.overlay()

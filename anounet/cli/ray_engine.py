@@ -148,13 +148,11 @@ class Redraw:
         names = dict(zip(block["file"].to_pylist(), block["name"].to_pylist(), strict=True))
         on_gpu = self.job.device != "cpu"
         images = decoded(names, self.decode, GPU_READERS if on_gpu else CPU_READERS)
-        for file, image, result in results(
-            images, self.bundle, self.job.settings, gate=self.job.gate, workers=1
-        ):
+        for file, _, result in results(images, self.bundle, self.job.settings, gate=self.job.gate, workers=1):
             row, regions = {"file": file, "error": ""}, []
             if isinstance(result, Result):
                 row |= row_of(result)
-                regions = self.writer.write(names[file], image, result)
+                regions = self.writer.write(names[file], result)
             else:
                 row["error"] = named(result, file)
             yield row, regions

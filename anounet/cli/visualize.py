@@ -379,11 +379,11 @@ class Run:
 
     def _written(self, done: Done[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Writes what came out for an image; its row and its regions."""
-        path, image, result = done
+        path, _, result = done
         row, found = {"file": str(path), "error": ""}, []
         if isinstance(result, Result):
             row |= self._row(result)
-            found = self.writer.write(self.names[str(path)], image, result)
+            found = self.writer.write(self.names[str(path)], result)
         else:
             row["error"] = named(result, path)
         return row, found

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from anounet.anomaly_map import SCALE_TOP, colorize, draw_contours, overlay
+from anounet.anomaly_map import colorize
 from anounet.bundle import RIVALS
-from anounet.images import Decoded, png_bytes, to_pixels
+from anounet.images import png_bytes, to_pixels
 from anounet.sheet import below, beside, heading
 from anounet.visualization import Result
 
@@ -33,12 +33,12 @@ class Writer:
     def __init__(self, out: Path, map_name: str, colormap: str) -> None:
         self.out, self.map, self.colormap = out, map_name, colormap
 
-    def write(self, name: str, image: Decoded, result: Result) -> list[dict[str, Any]]:
+    def write(self, name: str, result: Result) -> list[dict[str, Any]]:
         """Writes an image's files; gives its regions, in pixels of the map."""
         if result.y is None:
             return []
         self.save(f"{name}_normalised.png", png_bytes(to_pixels(result.y)))
-        self.save(f"{name}_overlay.png", png_bytes(outlined(image.pixels, result, self.map, self.colormap)))
+        self.save(f"{name}_overlay.png", png_bytes(result.overlay(self.map, self.colormap)))
         self.save_map(f"{name}_map.npy", result, self.map)
         return [
             {"number": number} | {k: round(v, 3) for k, v in asdict(region).items()}
@@ -102,20 +102,14 @@ def distinct_names(files: Iterable[str | PurePath]) -> dict[str, str]:
     return names
 
 
-def outlined(pixels: np.ndarray, result: Result, map_name: str, colormap: str) -> np.ndarray:
-    """The overlay, with the outline of what lies above the map's limit."""
-    heat = overlay(pixels, _levels(result, map_name), colormap=colormap)
-    return draw_contours(heat, result.maps[map_name].numpy(), result.limits[map_name])
-
-
 def strip(pixels: np.ndarray, results: list[tuple[Result, str]], colormap: str) -> np.ndarray:
     """Original, then each method's normalised image, heat map and overlay, side by side."""
     panels = [pixels]
     for result, map_name in results:
         panels += [
             to_pixels(result.y),
-            colorize(_levels(result, map_name), colormap),
-            outlined(pixels, result, map_name, colormap),
+            colorize(result.levels(map_name), colormap),
+            result.overlay(map_name, colormap),
         ]
     return beside(panels)
 
@@ -126,8 +120,3 @@ def overview(strips: list[np.ndarray], methods: list[str]) -> np.ndarray:
     for who in methods:
         titles += [(who, "as normal"), ("", "heat map"), ("", "overlay")]
     return np.concatenate([heading(titles, strips[0].shape[0]), below(strips)])
-
-
-def _levels(result: Result, map_name: str) -> np.ndarray:
-    """The map on the one fixed scale: 0 … 1 for 0 … twice the normal limit."""
-    return result.maps[map_name].numpy() / (SCALE_TOP * result.scales[map_name])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from anounet.anogan import AnoGANSettings
-from anounet.bundle import bundle_folder, copy_f_net, read_info, save_part
+from anounet.bundle import bundle_folder, copy_f_net, default_device, read_info, save_part
 from anounet.decoder import DecoderSettings, check_side
 from anounet.f_anogan import EncoderSettings
 from anounet.identity import UNetSettings
@@ -44,7 +44,12 @@ class Plan:
 
 
 def prepare(
-    name: str, plan: Plan, command: str, device: torch.device | str, *, fast: dict[str, Any] | None = None
+    name: str,
+    plan: Plan,
+    command: str = "anounet.prepare",
+    device: torch.device | str | None = None,
+    *,
+    fast: dict[str, Any] | None = None,
 ) -> Iterator[Stage]:
     """Makes the bundle `name`, saving each part as soon as it is done.
 
@@ -53,9 +58,11 @@ def prepare(
 
     Args:
         command: what made it, kept in bundle.json.
+        device: where to train; a GPU where there is one by default.
         fast: the bundle's own settings for `fast` mode, where they differ from the program's.
     """
     start, choice = time.time(), plan.choice
+    device = default_device() if device is None else device
     normals = read_normals(choice)  # before anything is made: what is wrong with the data shows here
     if plan.decoder is not None:
         check_side(choice.size)
