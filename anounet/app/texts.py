@@ -1,8 +1,8 @@
 """Every text of the app comes from here, by key. A language is a module beside `english`, of the same keys.
 
 `t(key, **values)` gives a text, `label(name)` the display name of a class, a defect, a mode or a curve. Both
-are in the visitor's language, which `ask` finds. A job's thread has no visitor: there they are in English, and
-`again` says them anew in the language of the page that shows them.
+are in the visitor's language, which `ask` finds. A job's thread has no visitor: there they are in English,
+and `again` says them anew in the language of the page that shows them.
 """
 
 from __future__ import annotations
