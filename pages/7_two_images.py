@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from anounet.app import components, routing, two_images
+from anounet.app import components, inputs, routing, two_images
 from anounet.app.texts import t
 from anounet.app.work.differences import Request
 
@@ -26,7 +26,7 @@ opened = components.choose_bundle(t("bundle.f_net"))
 if opened is not None:
     size = opened[0].size
     with st.container(horizontal=True, vertical_alignment="bottom", key="differ_choice"):
-        source = two_images.choose_source()
+        source = inputs.choose_source()
         if source == "samples":
             texture, pair = two_images.choose_pair()
         place = two_images.choose_place()

@@ -12,7 +12,7 @@ import streamlit as st
 from anounet.app import figures, models, panels
 from anounet.app.batching import Ticket
 from anounet.app.jobs import CANCELLED, FAILED, QUEUED, Job
-from anounet.app.texts import label, plain, t
+from anounet.app.texts import Text, again, label, plain, t
 from anounet.app.work.answers import Request, answered, ask_at_once
 from anounet.app.work.centers import CenterOutcome
 from anounet.bundle import Bundle, bundle_names
@@ -33,7 +33,8 @@ def header(key_title: str, key_lead: str) -> None:
 def sentence(error: BaseException | None) -> str:
     """What to tell the visitor: the core's sentences as they are, anything else by its kind."""
     if isinstance(error, ValueError | ArithmeticError) and str(error):
-        return plain(str(error))
+        said = error.args[0] if error.args else None
+        return plain(again(said) if isinstance(said, Text) else str(error))
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return t("error.memory")
     if isinstance(error, OSError):
@@ -279,13 +280,12 @@ def job_box(job: Job, x: str = "", *, curves: bool = True, titles: Sequence[str]
         if not job.active or progress.milestones != drawn:
             st.rerun()
         with st.container(border=True, key=f"job_{job.kind}"):
-            st.markdown(f"**{job.label}**")
+            st.markdown(f"**{again(job.label)}**")
             if job.state == QUEUED:
                 ahead = models.jobs().ahead_of(job)
                 first = ahead[0] if ahead else job
-                st.progress(
-                    0.0, t("job.queued", n=len(ahead), first=first.label, share=f"{first.progress.share:.0%}")
-                )
+                named, share = again(first.label), f"{first.progress.share:.0%}"
+                st.progress(0.0, t("job.queued", n=len(ahead), first=named, share=share))
             else:
                 st.progress(progress.share, _progress_text(progress))
             if progress.samples:
@@ -309,7 +309,7 @@ def job_box(job: Job, x: str = "", *, curves: bool = True, titles: Sequence[str]
 
 
 def _progress_text(progress: Any) -> str:
-    parts = [progress.message]
+    parts = [again(progress.message)]
     if progress.total and progress.done:
         parts.append(t("job.count", done=progress.done, total=progress.total))
     left = progress.remaining()

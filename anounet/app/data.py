@@ -93,7 +93,7 @@ def offer_presets(names: list[str]) -> None:
     with st.container(horizontal=True):
         for preset in PRESETS.values():
             st.button(
-                preset.title,
+                label(f"preset.{preset.name}"),
                 key=f"preset_{preset.name}",
                 disabled=preset.data not in names,
                 on_click=_use_preset,

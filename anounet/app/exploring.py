@@ -16,7 +16,7 @@ from anounet import ano_unet
 from anounet.anomaly_map import colorize, draw_contours
 from anounet.app import components, figures, inputs, models, panels, routing
 from anounet.app.jobs import Job, job_id
-from anounet.app.texts import label, plain, t
+from anounet.app.texts import again, label, plain, t
 from anounet.app.work import exploring as work
 from anounet.app.work.answers import Picture
 from anounet.bundle import SHIPPED, Bundle
@@ -66,8 +66,7 @@ class Chosen:
 
 def choose_image(bundle: Bundle, restored: Sequence[Picture] = ()) -> Chosen | None:
     """One sample or upload, kept in the link; None, with a sentence, where none was chosen."""
-    sources = {"samples": t("images.samples"), "upload": t("images.upload")}
-    source = inputs.choose_one(t("images.source"), "source", list(sources), sources.__getitem__)
+    source = inputs.choose_source()
     page = int(inputs.clamp(st.query_params.get("piece"), 0, 10_000, 0))
     try:
         found = inputs.sample_pictures(bundle, page)
@@ -245,7 +244,7 @@ def show_job(job: Job | None) -> None:
     if job is not None:
         components.job_box(job, curves=False)
         for name, fault in job.faults.items():
-            st.warning(f"{plain(name)}: {plain(fault)}", icon=":material/error:")
+            st.warning(f"{plain(again(name))}: {plain(fault)}", icon=":material/error:")
 
 
 # --- feature space -----------------------------------------------------------------------------------

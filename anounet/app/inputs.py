@@ -10,7 +10,7 @@ import streamlit as st
 from anounet import ano_unet
 from anounet.anomaly_map import MAPS
 from anounet.app import models, panels, routing, uploads
-from anounet.app.texts import label, plain, t
+from anounet.app.texts import in_every_language, label, plain, t
 from anounet.app.work.answers import Picture
 from anounet.bundle import USUAL_MAP, Bundle
 from anounet.datasets import DataError
@@ -21,6 +21,7 @@ PICTURE_BYTES = 32 * 2**20  # of results that the pictures of one request may fi
 DEFAULT_SAMPLE = "missing"
 BETA_TOP = 1000.0  # what the fields offer; the core allows more
 REFINE_TOP = 50  # refining steps
+UNITS, SOURCES = ("normal", "grey"), ("samples", "upload")
 
 
 def clamp(value: Any, low: float, high: float, default: float) -> float:
@@ -50,10 +51,19 @@ def bound_number(
 
 
 def accept_plain(key: str, options: Sequence[str], shown: Callable[[str], str]) -> None:
-    """Lets a link name options plainly (`mode=article`); Streamlit writes shown names (`mode=Article`)."""
+    """Lets a link name options plainly (`mode=article`), or as another language shows them.
+
+    Streamlit itself writes and reads the names that are shown now (`mode=Article`).
+    """
     asked = st.query_params.get_all(key)
-    if key not in st.session_state and any(name in options and shown(name) != name for name in asked):
-        st.query_params[key] = [shown(name) if name in options else name for name in asked]
+    if not asked or key in st.session_state:
+        return
+    names = {said: shown(option) for option in options for said in in_every_language(shown, option)}
+    names |= {said: said for said in map(shown, options)}
+    names |= {option: shown(option) for option in options}
+    wanted = [names.get(name, name) for name in asked]
+    if wanted != asked:
+        st.query_params[key] = wanted
         st.rerun()
 
 
@@ -238,18 +248,35 @@ def choose_rival(bundle: Bundle) -> str:
 def _residual_view() -> tuple[float | None, bool]:
     """What can be chosen for abs(x − y) alone: its smoothing, and grey levels as its unit."""
     sigmas = ["", *(f"{sigma:g}" for sigma in panels.SIGMAS)]
+    accept_plain("sigma", sigmas, sigma_label)
     sigma = st.selectbox(
         t("view.sigma"),
         sigmas,
         key="sigma",
         bind="query-params",
-        format_func=lambda value: t("view.sigma_px", n=value) if value else t("view.sigma_usual"),
+        format_func=sigma_label,
         help=t("view.sigma_help"),
         width=150,
     )
-    units = {"normal": t("view.unit_normal"), "grey": t("view.unit_grey")}
-    unit = choose_one(t("view.unit"), "unit", list(units), units.__getitem__, help=t("view.unit_help"))
+    unit = choose_one(t("view.unit"), "unit", UNITS, unit_label, help=t("view.unit_help"))
     return (float(sigma) if sigma in sigmas[1:] else None), unit == "grey"
+
+
+def sigma_label(value: str) -> str:
+    return t("view.sigma_px", n=value) if value else t("view.sigma_usual")
+
+
+def unit_label(name: str) -> str:
+    return t("view.unit_grey") if name == "grey" else t("view.unit_normal")
+
+
+def source_label(name: str) -> str:
+    return t("images.upload") if name == "upload" else t("images.samples")
+
+
+def choose_source() -> str:
+    """Where images come from: `samples` or `upload`."""
+    return choose_one(t("images.source"), "source", SOURCES, source_label)
 
 
 def part_label(name: str) -> str:
@@ -274,9 +301,7 @@ def most_pictures(size: int) -> int:
 
 def choose_pictures(bundle: Bundle, restored: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:
     """Samples or uploads; `restored` are the uploads of a job that the link names, shown after a refresh."""
-    sources = {"samples": t("images.samples"), "upload": t("images.upload")}
-    source = choose_one(t("images.source"), "source", list(sources), sources.__getitem__)
-    return uploaded(bundle.size, restored) if source == "upload" else picked_samples(bundle)
+    return uploaded(bundle.size, restored) if choose_source() == "upload" else picked_samples(bundle)
 
 
 def sample_pictures(bundle: Bundle, page: int, good: int = 2, bad: int = 8) -> dict[str, Picture]:

@@ -60,7 +60,7 @@ def first_that_is_here(names: Sequence[str]) -> int:
 
 
 def experiment_title(name: str) -> str:
-    return PRESETS[name].title if name in PRESETS else label(name)
+    return label(f"preset.{name}") if name in PRESETS else label(name)
 
 
 def variant_label(variant: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
+from anounet.app import languages
 from anounet.app.texts import t
 
 _ENTERED, _TARGET = "_routing_entered", "_routing_target"
@@ -65,6 +66,7 @@ def navigate() -> None:
     target = st.session_state.pop(_TARGET, None)
     if target is not None and pages[target].url_path != current.url_path:
         st.switch_page(pages[target], query_params=_parameters())
+    languages.switch()
     current.run()
 
 
@@ -81,5 +83,6 @@ def enter(key: str) -> None:
 
 
 def link(key: str, label: str, **parameters: str) -> None:
-    """A link to a page, with what it should open."""
+    """A link to a page, with what it should open, in the language of this one."""
+    parameters = languages.parameters() | parameters
     st.page_link(PAGES[key].file, label=label, icon=PAGES[key].icon, query_params=parameters or None)

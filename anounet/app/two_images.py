@@ -34,11 +34,6 @@ def choose_place() -> str:
     )
 
 
-def choose_source() -> str:
-    sources = {"samples": t("images.samples"), "upload": t("images.upload")}
-    return inputs.choose_one(t("images.source"), "source", list(sources), sources.__getitem__)
-
-
 def swap_button(source: str) -> None:
     st.button(
         t("differ.swap"),
