@@ -26,6 +26,7 @@ ray_engine = pytest.importorskip("anounet.cli.ray_engine", reason="no Ray: pip i
 
 from anounet.cli.addresses import Stores  # noqa: E402
 from anounet.cli.ray_engine import Job, Pool, RayRun, Redraw, block_size, pool_of  # noqa: E402
+from anounet.visualization import INSTANT_BATCH
 
 pytestmark = pytest.mark.slow
 ACTORS = ("--engine", "ray", "--actors", 2)
@@ -280,7 +281,7 @@ def test_every_actor_gets_blocks(bundle) -> None:
     two, many = Pool(2, 0.5, 0), Pool(64, 0.9, 0)
     instant, fast, article = (bundle.settings(mode) for mode in ("instant", "fast", "article"))
     assert block_size(1_000_000, two, instant) == 128 and block_size(1_000_000, two, fast) == 16
-    assert block_size(1_000_000, many, article) == 1 and block_size(3, two, instant) == 8
+    assert block_size(1_000_000, many, article) == 1 and block_size(3, two, instant) == INSTANT_BATCH
     assert block_size(300, two, instant) == 40 and block_size(20, two, fast) == 3
     assert block_size(1_000_000, two, replace(instant, steps=10)) == 16
     assert block_size(1_000_000, replace(two, gpus=1), instant) == 512
