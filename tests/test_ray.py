@@ -21,12 +21,12 @@ from PIL import Image
 from anounet.bundle import save_part
 from anounet.cli import main
 from anounet.images import MAX_BYTES, ImageError
+from anounet.visualization import INSTANT_BATCH
 
 ray_engine = pytest.importorskip("anounet.cli.ray_engine", reason="no Ray: pip install -e '.[cluster]'")
 
 from anounet.cli.addresses import Stores  # noqa: E402
 from anounet.cli.ray_engine import Job, Pool, RayRun, Redraw, block_size, pool_of  # noqa: E402
-from anounet.visualization import INSTANT_BATCH
 
 pytestmark = pytest.mark.slow
 ACTORS = ("--engine", "ray", "--actors", 2)
