@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -40,6 +39,7 @@ from anounet.center import Center, features_of
 from anounet.images import ImageError, to_pixels, upload
 from anounet.local_centers import LocalCenters, patches
 from anounet.optimize import Step, cpu_threads
+from anounet.ordered import in_order
 from anounet.unet import UNet
 
 R = TypeVar("R")
@@ -416,17 +416,7 @@ def visualize_many(
         yield from map(one, images)
         return
     with _cores_apart(workers) as pool:
-        waiting: deque[Future[Result | ImageError | ArithmeticError]] = deque()
-        try:
-            for x in images:
-                waiting.append(pool.submit(one, x))
-                if len(waiting) >= workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from in_order(images, one, pool, workers - 1)
 
 
 def _instant_shared(

@@ -28,6 +28,7 @@ LEVELS = {
         "_torchvision",
         "storage",
         "memory",
+        "ordered",
         "distributed",
     ],
     1: ["feature_net", "datasets"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from anounet import ano_unet
 from anounet.bundle import Bundle
 from anounet.images import Decoded, ImageError, to_tensor
+from anounet.ordered import in_order
 from anounet.visualization import Result, visualize_many
 
 F = TypeVar("F")  # a file, by its path or its address
@@ -21,29 +21,6 @@ Done = tuple[F, Decoded | ImageError, Result | ValueError | ArithmeticError]  # 
 AHEAD = 32  # images decoded ahead of the one that is being redrawn, and written behind it, at most
 DECODERS = 2  # threads that decode
 WRITERS = 2  # threads that write: encoding a PNG holds no lock
-
-
-def in_order(
-    items: Iterable[T], work: Callable[[T], R], threads: int, most: int, *, eager: bool = False
-) -> Iterator[R]:
-    """What `work` makes of each item, on threads, in order.
-
-    Args:
-        most: items at a time that are taken and not yet given out; 0: each before the next one is taken.
-        eager: give out what is ready before the next item is taken: for items that take long to come.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                while waiting and (len(waiting) > most or (eager and waiting[0].done())):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def decoded(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from anounet.cli.pipeline import in_order
+from anounet.ordered import in_order
 
 
 def counted(count: int, taken: list[int]) -> Iterator[int]:
