@@ -495,7 +495,7 @@ def save_part(
                 forget(part)
 
         def forget(part: str) -> None:
-            for kind in ("scales", "limits"):
+            for kind in ("scales", "limits", "reach"):
                 _forget(now.get(kind, {}), *DRAWS.get(part, ()))
 
         def stage(part: str, save: Callable[[Path], str]) -> None:
@@ -512,6 +512,7 @@ def save_part(
             if any(key in info and now.get(key) != info[key] for key in ("data", "size")):
                 drop("classifier")
             now["scales"], now["limits"] = {}, {}
+            now.pop("reach", None)
             described = {"backbone": f_net.meta(), "fingerprint": f_net.fingerprint, **(meta or {})}
             stage("f_net", lambda path: save_weights(path, "f_net", f_net.state(), described))
         if center is not None:

@@ -2,7 +2,8 @@
 
 `visualize` redraws one image as a stream of Steps that ends in a Result; `drain` runs such a stream to its
 end, and `visualize_many` does so for a stream of images. `visualize_anogan`, `visualize_f_anogan` and
-`visualize_decoder` are the rivals', and `visualize_rival` the one that is named.
+`visualize_decoder` are the rivals', and `visualize_rival` the one that is named; `visualize_nearest` is that
+of the nearest remembered patch, which finds but does not redraw.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anounet import ano_unet, anogan, decoder, f_anogan
+from anounet import ano_unet, anogan, decoder, f_anogan, nearest_patch
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import (
+    LIMIT_QUANTILE,
     SCALE_TOP,
     Region,
     draw_contours,
@@ -32,18 +34,23 @@ from anounet.anomaly_map import (
     map_set,
     overlay,
     regions,
+    scale_from_normals,
     smooth,
 )
 from anounet.bundle import USUAL_MAP, Bundle
 from anounet.center import Center, features_of
 from anounet.images import ImageError, to_pixels, upload
 from anounet.local_centers import LocalCenters, patches
+from anounet.nearest_patch import NearestPatch, build_memory
 from anounet.optimize import Step, cpu_threads
 from anounet.ordered import in_order
 from anounet.unet import UNet
 
 R = TypeVar("R")
 SMOOTHING = 2.0  # σ of the Gaussian over a rival's map, in pixels at a side of 96, as Ano-Unet's
+NEAREST = "nearest-patch"  # the rival that remembers patches, and redraws nothing
+REMEMBERED = 10_000  # patches, as in `benchmarks/quality.py`
+RIVAL_BATCH = 8  # images whose patches are compared at once
 # Images of 96 px in one pass of `instant` mode, on each core; 16 are a tenth faster, for 90 MB a core more.
 INSTANT_BATCH = 4
 INSTANT_GPU_BATCH = 128
@@ -55,14 +62,15 @@ class Result:
     """What came out for one image.
 
     Attributes:
-        method: "instant", "fast", "fast-local", "article", or one of `bundle.RIVALS`.
+        method: "instant", "fast", "fast-local", "article", one of `bundle.RIVALS`, or "nearest-patch".
         score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres how many times the level of normal
             pixels the map reaches (`peak`; the distance map's peak in `fast` mode); for AnoGAN the loss where
             its search ended, for f-AnoGAN that of its answer; for the decoder its map's
             peak, in units of the map's scale.
         threshold: above it an image is called anomalous; None for a rival.
         x: (3, H, W) in [0, 1].
-        y: the normalised image, as x; None where the gate left the image out.
+        y: the normalised image, as x; None where the gate left the image out, and for "nearest-patch",
+            which makes none.
         anomaly_map: the method's usual map, smoothed as the settings say, (H, W) ≥ 0; None as y.
         smoothing: σ of that smoothing, in pixels at a side of 96.
         scale: the map level that is shown as 1.
@@ -672,3 +680,70 @@ def visualize_rival(
     if rival == "anogan":
         return (yield from visualize_anogan(x, bundle, search))
     return {"f-anogan": visualize_f_anogan, "decoder": visualize_decoder}[rival](x, bundle)
+
+
+# --- the nearest patch -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Normal patches, and what their map reaches on normal images that are not among them.
+
+    Attributes:
+        nearest: the patches.
+        scale: the map level that is shown as 1 (99.5 % of normal pixels stay under it).
+        limit: the map level above which a region is reported (99.9 %).
+    """
+
+    nearest: NearestPatch
+    scale: float
+    limit: float
+
+
+def remember(bundle: Bundle, fit: Tensor, held: Tensor, count: int = REMEMBERED) -> Remembered:
+    """The rival PatchCore's memory for a bundle's F, and its levels: see `nearest_patch`.
+
+    Args:
+        fit: (N, 3, size, size) uint8, normal: patches are taken from them.
+        held: (n, 3, size, size) in [0, 1], other normal images: they set the levels.
+        count: how many patches are remembered.
+    """
+    nearest = build_memory(bundle.f_net, fit, bundle.require_local().settings, count)
+    maps = [_nearest_map(x, bundle, nearest) for x in held.split(RIVAL_BATCH)]
+    pixels = [shown for batch in maps for shown in batch]
+    return Remembered(nearest, scale_from_normals(pixels), scale_from_normals(pixels, LIMIT_QUANTILE))
+
+
+def visualize_nearest(x: Tensor, bundle: Bundle, remembered: Remembered) -> list[Result]:
+    """Each patch's distance from the nearest remembered one, as a map: (B, 3, H, W) in [0, 1] → B Results.
+
+    The score is the map's peak in units of its scale. There is no normalised image: y is None.
+    """
+    start = time.perf_counter()
+    maps = _nearest_map(x, bundle, remembered.nearest)
+    seconds = (time.perf_counter() - start) / len(x)
+    return [
+        Result(
+            method=NEAREST,
+            score=float(shown.max()) / remembered.scale,
+            threshold=None,
+            x=x[i].cpu(),
+            y=None,
+            anomaly_map=shown,
+            smoothing=SMOOTHING,
+            scale=remembered.scale,
+            losses={},
+            seconds=seconds,
+            limit=remembered.limit,
+            maps={"distance": shown},
+            scales={"distance": remembered.scale},
+            limits={"distance": remembered.limit},
+        )
+        for i, shown in enumerate(maps)
+    ]
+
+
+def _nearest_map(x: Tensor, bundle: Bundle, nearest: NearestPatch) -> Tensor:
+    """d of the nearest patch, smoothed as the other rivals' maps: (B, H, W) ≥ 0, on the CPU."""
+    distances = nearest_patch.maps(upload(x, bundle.device), bundle.f_net, nearest)
+    return smooth(distances, SMOOTHING * x.shape[-1] / 96).cpu()

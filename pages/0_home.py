@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from anounet.app import cards, components, inputs, models, panels, routing
+from anounet.app import cards, components, findings, gallery, inputs, models, panels, routing, viewer
 from anounet.app.texts import label, plain, t
 from anounet.app.work import answers
 from anounet.bundle import USUAL_MAP, Bundle, bundle_names
@@ -56,12 +56,16 @@ def live_result() -> None:
         return
     if result is None:
         return
-    view = panels.View(USUAL_MAP.get(settings.method, "residual"))
-    cells = panels.ano_unet_cells(label(known or first), result, view)
-    st.html(panels.grid(cells))
-    with st.container(horizontal=True, vertical_alignment="center", key="home_verdict"):
-        cards.verdict_badge(result)
-        st.markdown(cards.score_line(result, None) + " · " + models.device_name(), width="content")
+    view, name = panels.View(USUAL_MAP.get(settings.method, "residual")), label(known or first)
+    look, read = st.columns([1.1, 1], gap="large")
+    with look:
+        viewer.show(name, [result], view, "home_viewer")
+    with read:
+        with st.container(horizontal=True, vertical_alignment="center", key="home_verdict"):
+            cards.verdict_badge(result)
+            st.markdown(cards.score_line(result, {}) + " · " + models.device_name(), width="content")
+        st.markdown(findings.found(result, view))
+        st.html(panels.grid(panels.ano_unet_cells(name, result, view), "au-two"))
     st.caption(t("home.scale"))
 
 
@@ -74,6 +78,7 @@ def next_piece() -> None:
 
 
 live_result()
+gallery.show()
 st.subheader(t("home.what_title"), anchor=False)
 st.markdown(t("home.what"))
 st.markdown(t("home.instant"))

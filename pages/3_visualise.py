@@ -56,30 +56,35 @@ def run(request: answers.Request, bundle: Bundle) -> Job:
 
 
 def compare(request: answers.Request, bundle: Bundle) -> Job | None:
-    """The rival's answer, which nothing waits for: by itself where it is short, else when it is asked for."""
+    """The rivals' answers, which nothing waits for: by themselves where short, else when asked for."""
     cache = models.results()
-    if request.rival is None:
+    if not request.rivals:
         components.let_go(RIVAL)
         return None
     if not request.instant and answers.missing(cache, request):
         return None
-    job, pending = models.jobs().get(job_id(request.rival_key)), answers.uncompared(cache, request)
-    if not pending:
+    job = models.jobs().get(job_id(request.rival_key))
+    pending = {name: answers.uncompared(cache, request, name) for name in request.rivals}
+    if not any(pending.values()):
         return job
     if job is not None and job.active:
         components.remember(job, link=False)
     else:
-        if job is not None or (request.rival == "anogan" and len(pending) > FEW):
+        names = ", ".join(label(name) for name, pictures in pending.items() if pictures)
+        count = max(map(len, pending.values()))
+        if job is not None or len(pending.get("anogan", ())) > FEW:
             components.job_end(job)
-            seconds = components.duration(answers.estimated_search(len(pending)))
-            title = t("rival.start", rival=label(request.rival), n=len(pending), time=seconds)
+            seconds = components.duration(answers.estimated_search(count))
+            title = t("rival.start", rival=names, n=count, time=seconds)
             if not st.button(title, key="start_rival", icon=":material/compare:"):
                 return job
         job = models.jobs().submit(
             request.rival_key,
             RIVAL,
-            t("rival.job", rival=label(request.rival), n=len(pending)),
-            lambda j: answers.compare(j, request, bundle, cache),
+            t("rival.job", rival=names, n=count),
+            lambda j: answers.compare(
+                j, request, bundle, cache, lambda: models.remembered(request.bundle, request.version)
+            ),
             owner=components.owner(),
             personal=True,
         )
@@ -102,10 +107,10 @@ def show(
     if len(entries) > 1:
         with st.expander(t("visualise.table", n=len(entries)), icon=":material/table_rows:"):
             cards.score_table(entries, view)
-            shown = [downloads.Shown(e.picture.name, e.result, e.rival) for e in entries]
+            shown = [downloads.Shown(e.picture.name, e.result, e.rivals) for e in entries]
             st.download_button(
                 t("download.zip"),
-                lambda: downloads.zip_bytes(shown, view),
+                lambda: downloads.zip_bytes(shown, view, request.facts),
                 "ano-unet.zip",
                 key="get_zip",
                 on_click="ignore",
@@ -121,7 +126,7 @@ def show(
         cards.result_card(
             entry.picture,
             entry.result,
-            entry.rival,
+            entry.rivals,
             request,
             view,
             bundle,
@@ -163,13 +168,14 @@ with left:
     if opened is not None and modes:
         with st.container(key="late_settings_visualise"):
             settings = inputs.choose_settings(opened[0])
-            everything, rival = settings.mode == "instant", None
+            everything, rivals = settings.mode == "instant", ()
             if not everything:
                 everything = st.toggle(t("gate.toggle"), key="all", bind="query-params", help=t("gate.help"))
-            if opened[0].rivals and st.toggle(
+            offered = inputs.offered_rivals(opened[0])
+            if offered and st.toggle(
                 t("rival.toggle"), True, key="rival", bind="query-params", help=t("rival.toggle_help")
             ):
-                rival = inputs.choose_rival(opened[0])
+                rivals = inputs.choose_rivals(opened[0], offered)
             st.caption(t("visualise.device", device=models.device_name()))
 with right:
     if opened is None:
@@ -182,10 +188,12 @@ with right:
         if not pictures:
             st.info(t("visualise.nothing"), icon=":material/add_photo_alternate:")
         else:
-            search = answers.SearchSettings() if rival == "anogan" else None
-            request = answers.Request(bundle.name, version, pictures, settings, not everything, rival, search)
+            search = answers.SearchSettings() if "anogan" in rivals else None
+            request = answers.Request(
+                bundle.name, version, pictures, settings, not everything, rivals, search
+            )
             results(request, bundle)
         rival_forms.train(bundle)
-        if rival == "anogan":
+        if "anogan" in rivals:
             with st.expander(t("anogan.training"), icon=":material/show_chart:"):
                 rival_forms.anogan_training(bundle, version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import json
 import shutil
 import string
 import threading
@@ -697,9 +698,10 @@ def test_a_rival_can_be_chosen_where_there_are_several(weights: Path) -> None:
     said = words(at)
     assert said.count("Decoder: heat map") == 5 and "AnoGAN: heat map" not in said  # one pass, no question
     assert "decoder(F(x))" in said
-    at.segmented_control(key="against").set_value("anogan")
+    at.segmented_control(key="against").set_value(["anogan", "decoder"])
     sound(at.run())
     assert "5 images" in at.button(key="start_rival").label
+    assert words(at).count("Decoder: heat map") == 5  # it stays, whatever is asked for beside it
 
 
 def test_anogan_is_left_out_when_it_is_not_wanted(weights: Path) -> None:
@@ -1014,15 +1016,18 @@ def test_downloads_hold_the_raw_map_and_safe_names(redrawn: tuple[Bundle, downlo
     assert [(line["map"], int(line["area"])) for line in lines] == [("distance", r.area) for r in regions]
     assert downloads.stem("../../x y.png") == "x_y"
 
-    with zipfile.ZipFile(io.BytesIO(downloads.zip_bytes([shown], view))) as archive:
+    with zipfile.ZipFile(io.BytesIO(downloads.zip_bytes([shown], view, {"bundle": "b"}))) as archive:
         assert sorted(archive.namelist()) == [
             "001__a/ano-unet_map.npy",
             "001__a/ano-unet_map_distance.npy",
             "001__a/ano-unet_normalised.png",
             "001__a/ano-unet_overlay.png",
+            "001__a/settings.json",
             "regions.csv",
             "scores.csv",
         ]
+        made = json.loads(archive.read("001__a/settings.json"))
+    assert (made["bundle"], made["map"], made["score"]) == ("b", "distance", shown.result.score)
 
 
 def test_the_pictures_of_files_are_large_with_outlines_and_numbers(

@@ -50,7 +50,7 @@ def test_two_samples_are_compared_without_a_click(weights) -> None:  # noqa: F81
     assert job.state == DONE, job.error
     assert (len(job.spec.references), len(job.spec.pictures), job.spec.place) == (1, 1, "anywhere")
     assert job.spec.references[0].key != job.spec.pictures[0].key
-    assert len(at.get("download_button")) == 4
+    assert len(at.get("download_button")) == 5
     assert not at.warning and not at.error
 
 

@@ -23,6 +23,7 @@ from anounet.prepare import (
     CHECKPOINTS,
     DataChoice,
     Plan,
+    Reach,
     Stage,
     levels,
     make_anogan,
@@ -94,7 +95,13 @@ def until(stages: Iterator[Stage], name: str, done: int) -> None:
 
 def test_a_folder_of_images_becomes_a_bundle(home: Path, folder: Path) -> None:
     stages = list(run(plan(folder)))
-    assert list(dict.fromkeys(s.name for s in stages)) == ["C", "local centres", "instant U-Net", "scales"]
+    assert list(dict.fromkeys(s.name for s in stages)) == [
+        "C",
+        "local centres",
+        "instant U-Net",
+        "scales",
+        "reach",
+    ]
     (note,) = [note for stage in stages for note in stage.notes]
     assert "05.png" in note and note.startswith("left out: ")
     made = load_bundle("made", "cpu")
@@ -104,6 +111,8 @@ def test_a_folder_of_images_becomes_a_bundle(home: Path, folder: Path) -> None:
     assert made.center.count + len(made.center.held_back) == 16  # 17 files, one of them damaged
     assert not (made.folder / CHECKPOINTS["instant"]).exists()
     assert made.info["seconds_to_prepare"] >= 0
+    reach = Reach.of(made, "instant")
+    assert reach.images == len(made.center.held_back) and not reach.tested  # a folder has no test split
     x = torch.cat([tiny.images(3), tiny.defective(2)])
     for mode, center in (("instant", "local"), ("fast", "global"), ("fast", "local")):
         results = list(visualize_many(iter(x), made, made.settings(mode, center=center)))

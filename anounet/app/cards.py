@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from anounet.app import downloads, figures, models, panels
+from anounet.app import downloads, figures, findings, models, panels, viewer
 from anounet.app.texts import label, plain, t
 from anounet.app.work.answers import Picture, Request, find
 from anounet.bundle import Bundle
@@ -29,26 +29,30 @@ def score_text(result: Result, value: float) -> str:
     return f"{value:.4f}" if result.method in ("fast", "article") else f"{value:.2f}"
 
 
-def score_line(result: Result, rival: Result | None) -> str:
+def score_line(result: Result, rivals: Mapping[str, Result]) -> str:
     parts = [
         t(
             "score.line",
             score=score_text(result, result.score),
-            ratio=f"{result.score / max(result.threshold, 1e-9):.2f}",
+            ratio=f"{_ratio(result):.2f}",
             threshold=score_text(result, result.threshold),
         )
     ]
     if result.y is not None:
         parts.append(t("seconds.ano_unet", n=f"{result.seconds:.2f}"))
-    if rival is not None:
-        parts.append(t("seconds.rival", rival=label(rival.method), n=f"{rival.seconds:.2f}"))
+    for name, rival in rivals.items():
+        parts.append(t("seconds.rival", rival=label(name), n=f"{rival.seconds:.2f}"))
     return " · ".join(parts)
+
+
+def _ratio(result: Result) -> float:
+    return result.score / max(result.threshold, 1e-9)
 
 
 def result_card(
     picture: Picture,
     result: Result,
-    rival: Result | None,
+    rivals: Mapping[str, Result],
     request: Request,
     view: panels.View,
     bundle: Bundle,
@@ -57,10 +61,11 @@ def result_card(
     refining: bool = False,
     number: int,
 ) -> None:
-    """One picture: verdict and score, panels on one scale, the regions found, curves and downloads.
+    """One picture: verdict, what was found in words, the picture to look into, panels, downloads.
 
     Args:
-        pending: the rival's answer is on its way.
+        rivals: their answers so far, by their methods.
+        pending: further ones are on their way.
         refining: so is Ano-Unet's own, with the steps that were asked for; this is the one before them.
     """
     with st.container(border=True, key=f"card_{number}"):
@@ -69,28 +74,29 @@ def result_card(
             st.markdown(f"**{plain(picture.name)}**", width="content")
             if refining:
                 st.badge(t("refine.pending"), icon=":material/autorenew:", color="grey")
-        st.caption(score_line(result, rival) + (f" · {picture.note}" if picture.note else ""))
+        st.caption(score_line(result, rivals) + (f" · {picture.note}" if picture.note else ""))
+        look, read = st.columns(2, gap="medium")
+        with look:
+            viewer.show(picture.name, [result, *rivals.values()], view, f"viewer_{number}")
+        with read:
+            st.markdown(findings.found(result, view))
+            st.markdown(findings.certainty(result, bundle))
+            region_table(result, view, number)
+            st.caption(findings.overlooked(result, bundle))
+        waited = [name for name in request.rivals if pending and name not in rivals]
+        shown = [name for name in request.rivals if name in rivals or name in waited]
         cells = panels.ano_unet_cells(picture.name, result, view)
-        if request.rival is not None and (rival is not None or pending):
-            cells.append(panels.colour_bar(view, bundle, [r for r in (result, rival) if r is not None]))
-            if rival is not None:
-                cells += panels.rival_cells(picture.name, rival, view)
+        for name in shown:
+            cells.append(panels.rival_note(name, rivals.get(name)))
+            if name in rivals:
+                cells += panels.rival_cells(picture.name, rivals[name], view)
             else:
-                name = label(request.rival)
-                titles = [
-                    t("panel.generated", rival=name),
-                    t("panel.heat_rival", rival=name),
-                    t("panel.overlay_rival", rival=name),
-                ]
-                cells += [panels.waiting(title, t("rival.working", rival=name)) for title in titles]
-            st.html(panels.grid(cells))
-        else:
-            bar = panels.colour_bar(view, bundle, [result])
-            st.html(panels.grid(cells) + f'<div class="au-flat">{bar}</div>')
-        region_table(result, view, number)
+                cells += panels.rival_waiting(name)
+        bar = panels.colour_bar(view, bundle, [result, *rivals.values()])
+        st.html(panels.grid(cells) + f'<div class="au-flat">{bar}</div>')
         with st.expander(t("card.more"), icon=":material/show_chart:"):
-            _loss_charts(result, rival, request, number)
-            file_buttons(picture, result, view, number)
+            _loss_charts(result, rivals.get("anogan"), request, number)
+            file_buttons(picture, result, view, number, request.facts)
 
 
 def region_table(result: Result, view: panels.View, number: int) -> None:
@@ -151,8 +157,10 @@ def _thin(losses: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     }
 
 
-def file_buttons(picture: Picture, result: Result, view: panels.View, number: int) -> None:
-    """What can be taken away of one picture."""
+def file_buttons(
+    picture: Picture, result: Result, view: panels.View, number: int, facts: Mapping[str, object]
+) -> None:
+    """What can be taken away of one picture; `facts` are the request's own."""
     base, shown = downloads.stem(picture.name), downloads.Shown(picture.name, result)
     files = (
         (
@@ -163,6 +171,7 @@ def file_buttons(picture: Picture, result: Result, view: panels.View, number: in
         (t("download.normalised"), "normalised.png", lambda: png_bytes(to_pixels(result.y))),
         (t("download.map"), "map.npy", lambda: downloads.npy_bytes(panels.shown_map(result, view))),
         (t("download.regions"), "regions.csv", lambda: downloads.regions_csv([shown], view)),
+        (t("download.settings"), "settings.json", lambda: downloads.settings_json(shown, view, facts)),
     )
     with st.container(horizontal=True):
         for name, ending, data in files:
@@ -201,12 +210,12 @@ def score_table(entries: Sequence[Entry], view: panels.View) -> None:
             t("table.image"): picture.name,
             t("table.verdict"): t("verdict.anomalous") if result.anomalous else t("verdict.normal"),
             t("table.score"): round(result.score, 5),
-            t("table.ratio"): round(result.score / max(result.threshold, 1e-9), 2),
+            t("table.ratio"): round(_ratio(result), 2),
             t("table.regions"): len(panels.shown_regions(result, view)) if result.y is not None else None,
             t("table.ano_unet"): round(result.seconds, 2) if result.y is not None else None,
-            t("table.rival"): round(rival.seconds, 2) if rival is not None else None,
+            **{label(name): round(r.seconds, 2) for name, r in rivals.items()},
         }
-        for picture, result, rival in ((e.picture, e.result, e.rival) for e in entries)
+        for picture, result, rivals in ((e.picture, e.result, e.rivals) for e in entries)
     ]
     st.dataframe(rows, hide_index=True, width="stretch")
 
@@ -217,7 +226,7 @@ class Entry:
 
     picture: Picture
     result: Result
-    rival: Result | None
+    rivals: dict[str, Result]  # by their methods, as far as they have answered
     refining: bool  # the result is the one before the refining steps that were asked for
 
 
@@ -233,7 +242,7 @@ def gathered(request: Request, at_once: Mapping[str, Result]) -> list[Entry]:
         if result is None and request.instant:
             result, refining = at_once.get(picture.key), request.settings.steps > 0
         if result is not None:
-            shown = request.rival is not None and result.y is not None
-            rival = cache.get(request.compared(picture)) if shown else None
-            found.append(Entry(picture, result, rival, refining))
+            answers = {name: cache.get(request.compared(picture, name)) for name in request.rivals}
+            answers = {name: r for name, r in answers.items() if r is not None and result.y is not None}
+            found.append(Entry(picture, result, answers, refining))
     return found

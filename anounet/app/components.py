@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from anounet.app import figures, models, panels
+from anounet.app import figures, models, panels, routing
 from anounet.app.batching import Ticket
 from anounet.app.jobs import CANCELLED, FAILED, QUEUED, Job
 from anounet.app.texts import Text, again, label, plain, t
@@ -226,6 +226,9 @@ def _place(ticket: Ticket[Result]) -> str:
 # --- jobs --------------------------------------------------------------------------------------------
 
 
+_PLACES = "_job_places"
+
+
 def owner() -> str:
     """Names this visitor's session, as the owner of jobs."""
     return models.present(st.session_state.setdefault("_owner", secrets.token_hex(8)))
@@ -247,6 +250,13 @@ def remember(job: Job, *, link: bool = True) -> None:
     st.session_state[f"_job_{job.kind}"] = job.id
     if link and st.query_params.get("job") != job.id:
         st.query_params["job"] = job.id
+    places = st.session_state.setdefault(_PLACES, {})
+    places[job.id] = (routing.here(), routing.parameters())
+
+
+def place_of(job: Job) -> tuple[str | None, dict[str, list[str]]]:
+    """The page on which this session has a job, and what its link says; None where it has it nowhere."""
+    return st.session_state.get(_PLACES, {}).get(job.id, (None, {}))
 
 
 def let_go(kind: str, but: str = "") -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
+import anounet
 from anounet.app import panels
-from anounet.images import png_bytes, to_pixels
+from anounet.images import content_hash, png_bytes, to_pixels
 from anounet.visualization import Result
 
 
@@ -22,7 +24,7 @@ class Shown:
 
     name: str
     result: Result
-    rival: Result | None = None
+    rivals: Mapping[str, Result] = field(default_factory=dict)  # by their methods
 
 
 def npy_bytes(values: Tensor) -> bytes:
@@ -32,8 +34,8 @@ def npy_bytes(values: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def zip_bytes(everything: Sequence[Shown], view: panels.View) -> bytes:
-    """Every picture's files in a folder of its own, scores.csv and regions.csv."""
+def zip_bytes(everything: Sequence[Shown], view: panels.View, facts: Mapping[str, object]) -> bytes:
+    """Every picture's files in a folder of its own, scores.csv, regions.csv; `facts`: see `settings_json`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("scores.csv", scores_csv(everything, view))
@@ -42,17 +44,41 @@ def zip_bytes(everything: Sequence[Shown], view: panels.View) -> bytes:
             if shown.result.y is None:
                 continue
             folder = f"{number:03d}_{stem(shown.name)}"
-            methods = {"ano-unet": shown.result}
-            if shown.rival is not None:
-                methods[shown.rival.method] = shown.rival
-            for method, result in methods.items():
+            archive.writestr(f"{folder}/settings.json", settings_json(shown, view, facts))
+            for method, result in {"ano-unet": shown.result, **shown.rivals}.items():
                 base, name = f"{folder}/{method}", view.name(result)
-                archive.writestr(f"{base}_normalised.png", png_bytes(to_pixels(result.y)))
                 archive.writestr(f"{base}_overlay.png", png_bytes(panels.marked_overlay(result, view)))
-                archive.writestr(f"{base}_map.npy", npy_bytes(panels.raw_map(result)))
+                if result.y is not None:
+                    archive.writestr(f"{base}_normalised.png", png_bytes(to_pixels(result.y)))
+                    archive.writestr(f"{base}_map.npy", npy_bytes(panels.raw_map(result)))
                 if name != "residual":
                     archive.writestr(f"{base}_map_{name}.npy", npy_bytes(result.maps[name]))
     return buffer.getvalue()
+
+
+def settings_json(shown: Shown, view: panels.View, facts: Mapping[str, object]) -> str:
+    """What a picture's files were made with: enough to make them again.
+
+    Args:
+        facts: the request's own.
+    """
+    result = shown.result
+    made = {
+        "image": shown.name,
+        "image_sha256": content_hash(to_pixels(result.x)),
+        "size": result.x.shape[-1],
+        **facts,
+        "method": result.method,
+        "steps_taken": result.steps,
+        "score": result.score,
+        "threshold": result.threshold,
+        "verdict": result.verdict,
+        "map": view.name(result),
+        "map_scale": view.top(result) / panels.TOP,
+        "outline_level": view.level(result),
+        "anounet": anounet.__version__,
+    }
+    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
 def scores_csv(everything: Sequence[Shown], view: panels.View) -> str:
@@ -89,9 +115,7 @@ def regions_csv(everything: Sequence[Shown], view: panels.View) -> str:
     numbers = ("x", "y", "left", "top", "width", "height", "area", "score")
     writer.writerow(["image", "method", "map", "threshold", "region", *numbers])
     for shown in everything:
-        for result in (shown.result, shown.rival):
-            if result is None:
-                continue
+        for result in (shown.result, *shown.rivals.values()):
             for number, r in enumerate(panels.shown_regions(result, view), 1):
                 place = [f"{r.x:.2f}", f"{r.y:.2f}", r.left, r.top, r.width, r.height, r.area]
                 named = [_cell(shown.name), result.method, view.name(result), f"{view.level(result):.6f}"]

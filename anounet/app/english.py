@@ -406,7 +406,6 @@ TEXTS: dict[str, str] = {
     "table.ratio": "× threshold",
     "table.regions": "Regions",
     "table.ano_unet": "Ano-Unet (s)",
-    "table.rival": "Rival (s)",
     "download.overlay": "Overlay (PNG)",
     "download.normalised": "Normalised (PNG)",
     "download.map": "Shown map (NPY)",
@@ -476,6 +475,56 @@ TEXTS: dict[str, str] = {
     "experiments.about": "About {time} at the pace of the run above ({device}).",
     "experiments.go": "Measure",
     "experiments.job": "Measuring “{title}”",
+    # --- viewer ---
+    "viewer.divider": "Divider between {name} and its normalised image",
+    "viewer.share": "{n} % original",
+    "viewer.heat": "Heat",
+    "viewer.threshold": "Outline above",
+    "viewer.level": "{v} ×",
+    "viewer.grey_level": "{v} of 255",
+    "viewer.methods": "Method",
+    "viewer.hint": "Drag the divider. Point at a place to read the map’s value.",
+    "viewer.value": "x {x}, y {y}: {v} × what normal images reach",
+    "viewer.grey_value": "x {x}, y {y}: {v} of 255 grey levels",
+    "viewer.alt": "{name} on the left with {method}’s heat map and outlines, redrawn as normal on the right",
+    # --- findings ---
+    "found.nothing": "**Nothing stands out**: no place reaches what the outline marks.",
+    "found.whole": "**The image as a whole is unlike normal ones**, yet no single place reaches the "
+    "outline’s level on this map.",
+    "found.one": "**One place stands out**, at the {where}: about {width} × {height} px, at its peak "
+    "{level} × the level that normal pixels stay under.",
+    "found.some": "**{n} places stand out.** The strongest lies at the {where}: about {width} × "
+    "{height} px, at its peak {level} × the level that normal pixels stay under.",
+    "found.faint": "**Nothing certain**: {n} faint places are outlined, the strongest at the {where} "
+    "({level} × the level that normal pixels stay under), but the score stays below the threshold.",
+    "sure.clear": "That is clear: the score is {ratio} × the threshold.",
+    "sure.fair": "The score is {ratio} × the threshold.",
+    "sure.close": "That is a close call, so look for yourself: the score is {ratio} × the threshold.",
+    "sure.alarms": "Of {images} good test images {n} were called anomalous.",
+    "sure.held_back": "Of {images} held-back normal images {n} were called anomalous.",
+    "blind.unknown": "What this mode overlooks was not measured for the bundle {name}.",
+    "blind.spots": "What it overlooks, as measured: of foreign spots {size} px long it finds {n};",
+    "blind.reliable": "nine of ten are found from {size} px on.",
+    "blind.never": "{n} at best, of {size} px.",
+    "blind.defects": "Of the test images it finds “{kind}” least often: {caught} of {n}.",
+    "panel.seconds": "{n} s an image",
+    "download.settings": "Settings (JSON)",
+    "job.memory": "Remembering normal patches",
+    # --- gallery, clipboard, camera ---
+    "paste.paste": "Paste an image",
+    "paste.none": "There is no image in the clipboard: copy one first.",
+    "paste.refused": "The browser did not allow it: press Ctrl+V on this page instead.",
+    "camera.use": "Camera",
+    "camera.help": "Takes a photo with this device’s camera. It is brought to the bundle’s size and "
+    "kept in memory alone.",
+    "camera.take": "Take a photo",
+    "gallery.title": "Gallery",
+    "gallery.what": "Test images that no net has learned from. A click opens the full result.",
+    # --- notices ---
+    "notice.done": "Finished",
+    "notice.failed": "Failed",
+    "notice.open": "Open",
+    "notice.close": "Close",
     # --- explore ---
     "explore.title": "Explore",
     "explore.lead": "What F sees while G redraws an image: the way of its feature towards C, and what β and "
@@ -688,6 +737,22 @@ TEXTS: dict[str, str] = {
 }
 
 LABELS: dict[str, str] = {
+    "where.top-left": "top left",
+    "where.top-middle": "top",
+    "where.top-right": "top right",
+    "where.middle-left": "left",
+    "where.middle-middle": "centre",
+    "where.middle-right": "right",
+    "where.bottom-left": "bottom left",
+    "where.bottom-middle": "bottom",
+    "where.bottom-right": "bottom right",
+    "about.anogan": "A GAN’s z is searched for until G(z) is like the image.",
+    "about.f-anogan": "An encoder names the z of the same GAN in one pass.",
+    "about.decoder": "A net learned to draw normal images from F(x).",
+    "about.nearest-patch": "Each patch’s distance from the nearest of 10,000 remembered normal ones "
+    "(PatchCore’s idea, with this F).",
+    "made.nearest-patch": "This method draws no normal image.",
+    "nearest-patch": "Nearest patch",
     "instant": "Instant",
     "fast": "Fast",
     "fast-local": "Fast (local C)",

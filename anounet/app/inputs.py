@@ -8,13 +8,14 @@ from typing import Any
 import streamlit as st
 
 from anounet import ano_unet
-from anounet.anomaly_map import MAPS
+from anounet.anomaly_map import COLORMAPS, MAPS
 from anounet.app import models, panels, routing, uploads
 from anounet.app.texts import in_every_language, label, plain, t
 from anounet.app.work.answers import Picture
 from anounet.bundle import USUAL_MAP, Bundle
 from anounet.datasets import DataError
 from anounet.images import content_hash
+from anounet.visualization import NEAREST
 
 MAX_PICTURES = 50
 PICTURE_BYTES = 32 * 2**20  # of results that the pictures of one request may fill
@@ -228,6 +229,7 @@ def choose_view(bundle: Bundle, settings: ano_unet.Settings) -> panels.View:
             t("view.threshold"), "level", panels.THRESHOLDS, threshold_label, help=t("view.threshold_help")
         )
         name = name if name in names else usual
+        colormap = choose_colormap()
         sigma, grey = _residual_view() if name == "residual" else (None, False)
     absolute = panels.TOP * max(bundle.scale(m, "residual") for m in (settings.method, *bundle.rivals))
     return panels.View(
@@ -235,14 +237,36 @@ def choose_view(bundle: Bundle, settings: ano_unet.Settings) -> panels.View:
         threshold=threshold,
         sigma=sigma,
         grey=absolute if grey else 0.0,
+        colormap=colormap,
     )
 
 
-def choose_rival(bundle: Bundle) -> str:
-    """What Ano-Unet is compared with; no question where there is one alone."""
-    if len(bundle.rivals) == 1:
-        return bundle.rivals[0]
-    return choose_one(t("rival.choose"), "against", bundle.rivals, label)
+def choose_colormap() -> str:
+    """A scale that colour-blind people can read, or the article's."""
+    return choose_one(t("view.colormap"), "colours", COLORMAPS, lambda name: label(f"colours.{name}"))
+
+
+def offered_rivals(bundle: Bundle) -> tuple[str, ...]:
+    """What Ano-Unet can be compared with: the bundle's own rivals, and the one that needs its data alone."""
+    remembers = bundle.local is not None and models.has_data(bundle)
+    return (*bundle.rivals, NEAREST) if remembers else bundle.rivals
+
+
+def choose_rivals(bundle: Bundle, offered: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that Ano-Unet is compared with, any number of them; no question where there is one alone."""
+    if offered == bundle.rivals and len(offered) == 1:
+        return offered
+    accept_plain("against", offered, label)
+    chosen = st.segmented_control(
+        t("rival.choose"),
+        offered,
+        selection_mode="multi",
+        default=bundle.rivals[:1],
+        format_func=label,
+        key="against",
+        bind="query-params",
+    )
+    return tuple(name for name in offered if name in chosen)
 
 
 def _residual_view() -> tuple[float | None, bool]:

@@ -403,7 +403,6 @@ TEXTS: dict[str, str] = {
     "table.ratio": "しきい値比",
     "table.regions": "領域数",
     "table.ano_unet": "Ano-Unet（秒）",
-    "table.rival": "比較手法（秒）",
     "download.overlay": "重ね合わせ（PNG）",
     "download.normalised": "正常化画像（PNG）",
     "download.map": "表示中のマップ（NPY）",
@@ -471,6 +470,56 @@ TEXTS: dict[str, str] = {
     "experiments.about": "上の測定と同じ速さなら約{time}（{device}）。",
     "experiments.go": "測定",
     "experiments.job": "「{title}」の測定",
+    # --- viewer ---
+    "viewer.divider": "{name}とその正常化画像の境界",
+    "viewer.share": "元画像 {n} %",
+    "viewer.heat": "ヒートマップ",
+    "viewer.threshold": "輪郭のしきい値",
+    "viewer.level": "{v}倍",
+    "viewer.grey_level": "{v}／255",
+    "viewer.methods": "手法",
+    "viewer.hint": "境界をドラッグして比べられます。位置を指すとマップの値を表示します。",
+    "viewer.value": "x {x}、y {y}：正常画像の上限の{v}倍",
+    "viewer.grey_value": "x {x}、y {y}：255階調中 {v}",
+    "viewer.alt": "左：{name}と{method}のヒートマップと輪郭。右：正常に描き直した画像",
+    # --- findings ---
+    "found.nothing": "**目立つ箇所はありません**：輪郭のしきい値に達する箇所がありません。",
+    "found.whole": "**画像全体が正常画像と異なります**。ただし、このマップで輪郭のしきい値に達する箇所"
+    "はありません。",
+    "found.one": "**{where}に1か所、異常が見つかりました**：約{width}×{height} px、ピークは正常な画素の"
+    "上限の{level}倍です。",
+    "found.some": "**{n}か所の異常が見つかりました**。最も強いのは{where}で、約{width}×{height} px、ピ"
+    "ークは正常な画素の上限の{level}倍です。",
+    "found.faint": "**確かな異常はありません**：弱い箇所が{n}か所あり、最も強いのは{where}（正常な画素"
+    "の上限の{level}倍）ですが、スコアはしきい値を下回ります。",
+    "sure.clear": "判定は明確です：スコアはしきい値の{ratio}倍です。",
+    "sure.fair": "スコアはしきい値の{ratio}倍です。",
+    "sure.close": "きわどい判定ですので、目で確かめてください：スコアはしきい値の{ratio}倍です。",
+    "sure.alarms": "正常なテスト画像{images}枚のうち、異常と判定されたのは{n}枚でした。",
+    "sure.held_back": "取り分けた正常画像{images}枚のうち、異常と判定されたのは{n}枚でした。",
+    "blind.unknown": "このモードの見逃しは、バンドル{name}では測定されていません。",
+    "blind.spots": "見逃しの測定値：長さ{size} pxの異物は{n}を検出し、",
+    "blind.reliable": "{size} px以上なら10個中9個以上を検出します。",
+    "blind.never": "最もよい場合（{size} px）でも{n}です。",
+    "blind.defects": "テスト画像で最も検出が少ないのは「{kind}」：{n}枚中{caught}枚です。",
+    "panel.seconds": "1枚 {n}秒",
+    "download.settings": "設定（JSON）",
+    "job.memory": "正常パッチを記憶しています",
+    # --- gallery, clipboard, camera ---
+    "paste.paste": "画像を貼り付け",
+    "paste.none": "クリップボードに画像がありません。先に画像をコピーしてください。",
+    "paste.refused": "ブラウザーに許可されませんでした。このページでCtrl+Vを押してください。",
+    "camera.use": "カメラ",
+    "camera.help": "この端末のカメラで撮影します。写真はバンドルのサイズに縮小され、メモリにだけ保持さ"
+    "れます。",
+    "camera.take": "撮影する",
+    "gallery.title": "ギャラリー",
+    "gallery.what": "どのネットも学習していないテスト画像です。クリックすると結果の全体が開きます。",
+    # --- notices ---
+    "notice.done": "完了",
+    "notice.failed": "失敗",
+    "notice.open": "開く",
+    "notice.close": "閉じる",
     # --- explore ---
     "explore.title": "分析",
     "explore.lead": "Gが画像を描き直す間にFが見ているもの、つまり特徴がCへ向かう経路と、βとステップ数が画"
@@ -681,6 +730,22 @@ TEXTS: dict[str, str] = {
 }
 
 LABELS: dict[str, str] = {
+    "where.top-left": "左上",
+    "where.top-middle": "上側",
+    "where.top-right": "右上",
+    "where.middle-left": "左側",
+    "where.middle-middle": "中央",
+    "where.middle-right": "右側",
+    "where.bottom-left": "左下",
+    "where.bottom-middle": "下側",
+    "where.bottom-right": "右下",
+    "about.anogan": "GANのzを探索し、G(z)を画像に近づけます。",
+    "about.f-anogan": "同じGANのzを、エンコーダーが1回で求めます。",
+    "about.decoder": "F(x)から正常画像を描くことを学んだネットです。",
+    "about.nearest-patch": "記憶した1万個の正常パッチのうち最も近いものとの距離です（PatchCoreの考え方"
+    "、同じF）。",
+    "made.nearest-patch": "この手法は正常画像を描きません。",
+    "nearest-patch": "最近傍パッチ",
     "instant": "即時",
     "fast": "高速",
     "fast-local": "高速（局所C）",

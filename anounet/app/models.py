@@ -49,9 +49,10 @@ from anounet.prepare import (
     choice_of,
     normal_images,
     score_split,
+    training_images,
 )
 from anounet.storage import WeightsError, load_weights
-from anounet.visualization import Result, cores, visualize_many
+from anounet.visualization import Remembered, Result, cores, remember, visualize_many
 
 MOST_BEGUN = 5  # trainings of f-Nets that are offered to be gone on with
 KEPT_JOBS = 32  # ended ones: a link to an older one no longer brings its uploads back
@@ -160,6 +161,27 @@ def choice(opened: Bundle) -> DataChoice:
         DataError: the bundle does not say.
     """
     return choice_of(dict(opened.info) | {"size": opened.size})
+
+
+def has_data(opened: Bundle) -> bool:
+    """Whether the data that a bundle was made with is on this machine."""
+    try:
+        data = choice(opened).data
+    except DataError:
+        return False
+    return data in data_names() or Path(data).exists()
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def remembered(name: str, version: str) -> Remembered:
+    """The normal patches that the rival "nearest-patch" remembers, of the images that C was made from.
+
+    Raises:
+        DataError: the bundle's data set is not on this machine.
+    """
+    opened, _ = bundle(name)
+    normals, fit = training_images(opened, choice(opened), None)
+    return remember(opened, fit, normals.pixels[normals.held].float() / 255)
 
 
 @st.cache_resource(show_spinner=False)

@@ -29,7 +29,7 @@ from anounet.anomaly_map import (
 from anounet.app.texts import label, t
 from anounet.bundle import Bundle, map_key
 from anounet.images import png_bytes, to_pixels
-from anounet.visualization import Result
+from anounet.visualization import NEAREST, Result
 
 TOP = SCALE_TOP  # the colour scale ends at this many times the normal limit
 SIGMAS = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # smoothings on offer for abs(x − y), in pixels at 96 px
@@ -42,6 +42,7 @@ STYLE = """
 [data-testid="stMainBlockContainer"] {padding-top: 4.2rem; padding-bottom: 4rem;}
 button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {color: inherit !important;}
 .au-grid {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.9rem; max-width: 68rem;}
+.au-grid.au-two {grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 26rem;}
 .au-grid.au-small {grid-template-columns: repeat(auto-fill, minmax(4.2rem, 1fr)); gap: 0.4rem;}
 .au-grid.au-small figcaption {font-size: 0.78rem;}
 .au-grid.au-small figcaption b {font-weight: 400;}
@@ -63,6 +64,10 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
   text-align: center; padding: 0.8rem; font-size: 0.85rem; box-sizing: border-box;
   border: 1px dashed color-mix(in srgb, currentColor 35%, transparent);}
 .au-wait span {opacity: 0.75;}
+.au-note {font-size: 0.86rem; line-height: 1.4; display: flex; flex-direction: column; aspect-ratio: 1;
+  justify-content: center;}
+.au-note b {font-size: 1rem;}
+.au-note p {margin: 0.35rem 0 0; opacity: 0.8; font-size: inherit;}
 .au-scale {display: flex; flex-direction: column; justify-content: center; aspect-ratio: 1; font-size: 0.8rem;
   box-sizing: border-box; padding: 0 0.4rem;}
 .au-scale .au-bar {height: 0.9rem; border-radius: 0.45rem;
@@ -104,7 +109,7 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {
 class View:
     """How maps are shown; the same for both methods and for every image."""
 
-    map: str = "combined"  # of `anomaly_map.MAPS`; a method that lacks it shows abs(x − y)
+    map: str = "combined"  # of `anomaly_map.MAPS`; a method that lacks it shows its own
     threshold: str = "limit"  # of THRESHOLDS: what is outlined
     sigma: float | None = None  # smoothing of abs(x − y) in pixels at a side of 96; None: as it was measured
     grey: float = 0.0  # > 0: one range 0 … grey of abs(x − y) for both methods, in place of their own units
@@ -112,7 +117,8 @@ class View:
     opacity: float = OPACITY  # of the heat over the grey image
 
     def name(self, result: Result) -> str:
-        return self.map if self.map in result.maps else "residual"
+        """The map that is shown: a rival has one alone."""
+        return self.map if self.map in result.maps else next(iter(result.maps))
 
     def top(self, result: Result) -> float:
         """The map level where the colours end."""
@@ -142,7 +148,7 @@ def shown_map(result: Result, view: View) -> Tensor:
 def shown_regions(result: Result, view: View) -> list[Region]:
     """What is outlined, the strongest first; their numbers are their places in this list, from 1."""
     level = view.level(result)
-    return [] if level is None or result.y is None else regions(shown_map(result, view), level)
+    return [] if level is None or result.anomaly_map is None else regions(shown_map(result, view), level)
 
 
 def strongest(result: Result, view: View) -> str:
@@ -268,7 +274,7 @@ def scale_bar(view: View, ticks: Sequence[str], words: str) -> str:
 
 def measured(result: Result, name: str, bundle: Bundle) -> bool:
     """Whether a map's scale was measured on normal images, not a stand-in."""
-    return map_key(result.method, name) in bundle.scales
+    return result.method == NEAREST or map_key(result.method, name) in bundle.scales
 
 
 def grid(cells: Sequence[str], kind: str = "") -> str:
@@ -303,12 +309,26 @@ def ano_unet_cells(name: str, result: Result, view: View) -> list[str]:
     ]
 
 
+def rival_note(name: str, rival: Result | None) -> str:
+    """The first cell of a rival's row: who it is, and its time."""
+    seconds = "" if rival is None else t("panel.seconds", n=f"{rival.seconds:.2f}")
+    title, *lines = map(html.escape, (label(name), label(f"about.{name}"), seconds))
+    return f'<div class="au-note"><b>{title}</b>{"".join(f"<p>{line}</p>" for line in lines)}</div>'
+
+
+def rival_waiting(name: str) -> list[str]:
+    """In place of a rival's pictures while it works."""
+    rival = label(name)
+    titles = ("panel.generated", "panel.heat_rival", "panel.overlay_rival")
+    return [waiting(t(title, rival=rival), t("rival.working", rival=rival)) for title in titles]
+
+
 def region_marks(result: Result, view: View) -> list[tuple[float, float]]:
     return [_beside(region, result.x.shape[-1]) for region in shown_regions(result, view)]
 
 
 def rival_cells(name: str, result: Result, view: View) -> list[str]:
-    """A rival's normal image, heat map, overlay."""
+    """A rival's normal image (where it makes one), heat map, overlay."""
     changed, rival = strongest(result, view), label(result.method)
     return [
         figure(
@@ -316,7 +336,9 @@ def rival_cells(name: str, result: Result, view: View) -> list[str]:
             t("panel.generated", rival=rival),
             label(f"made.{result.method}"),
             t("alt.generated", rival=rival, name=name),
-        ),
+        )
+        if result.y is not None
+        else waiting(t("panel.generated", rival=rival), label(f"made.{result.method}")),
         figure(
             heat_pixels(result, view),
             t("panel.heat_rival", rival=rival),
@@ -326,7 +348,7 @@ def rival_cells(name: str, result: Result, view: View) -> list[str]:
         figure(
             overlay_pixels(result, view),
             t("panel.overlay_rival", rival=rival),
-            label("map.residual"),
+            label(f"map.{view.name(result)}"),
             t("alt.overlay_rival", rival=rival, name=name),
         ),
     ]

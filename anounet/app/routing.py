@@ -6,7 +6,9 @@ opened. Each page therefore begins with `enter`, which goes through the entrypoi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -14,7 +16,7 @@ from streamlit.navigation.page import StreamlitPage
 from anounet.app import languages
 from anounet.app.texts import t
 
-_ENTERED, _TARGET = "_routing_entered", "_routing_target"
+_ENTERED, _TARGET, _HERE = "_routing_entered", "_routing_target", "_routing_here"
 ENTRYPOINT = "streamlit_app.py"
 
 
@@ -49,8 +51,12 @@ TITLES = {
 }
 
 
-def navigate() -> None:
-    """The entrypoint's last call: registers the pages and runs the one that was asked for."""
+def navigate(before: Callable[[str | None], None]) -> None:
+    """The entrypoint's last call: registers the pages and runs the one that was asked for.
+
+    Args:
+        before: draws what every page begins with; it is given the page's key.
+    """
     pages: dict[str, StreamlitPage] = {
         key: st.Page(entry.file, title=TITLES[key](), icon=entry.icon, url_path=entry.url)
         for key, entry in PAGES.items()
@@ -63,14 +69,21 @@ def navigate() -> None:
     st.session_state[_ENTERED] = True
     opening = st.Page(start, title=t("page.home"), default=True, visibility="hidden")
     current = st.navigation([opening, *pages.values()], position="top")
+    st.session_state[_HERE] = next((key for key, page in pages.items() if page == current), None)
     target = st.session_state.pop(_TARGET, None)
     if target is not None and pages[target].url_path != current.url_path:
-        st.switch_page(pages[target], query_params=_parameters())
+        st.switch_page(pages[target], query_params=parameters())
     languages.switch()
+    before(here())
     current.run()
 
 
-def _parameters() -> dict[str, list[str]]:
+def here() -> str | None:
+    """The key of the page that is open."""
+    return st.session_state.get(_HERE)
+
+
+def parameters() -> dict[str, list[str]]:
     """All of the link's parameters; `to_dict` would keep the last of those that repeat."""
     return {key: st.query_params.get_all(key) for key in st.query_params}
 
@@ -79,10 +92,15 @@ def enter(key: str) -> None:
     """Each page's first call: where the entrypoint has not run in this session, goes through it."""
     if not st.session_state.get(_ENTERED):
         st.session_state[_TARGET] = key
-        st.switch_page(ENTRYPOINT, query_params=_parameters())
+        st.switch_page(ENTRYPOINT, query_params=parameters())
 
 
-def link(key: str, label: str, **parameters: str) -> None:
+def go(key: str, **wanted: str) -> NoReturn:
+    """Opens a page at once, with what it should show."""
+    st.switch_page(PAGES[key].file, query_params=languages.parameters() | wanted)
+
+
+def link(key: str, label: str, **wanted: str | list[str]) -> None:
     """A link to a page, with what it should open, in the language of this one."""
-    parameters = languages.parameters() | parameters
-    st.page_link(PAGES[key].file, label=label, icon=PAGES[key].icon, query_params=parameters or None)
+    wanted = wanted | languages.parameters()
+    st.page_link(PAGES[key].file, label=label, icon=PAGES[key].icon, query_params=wanted or None)

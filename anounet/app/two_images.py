@@ -7,8 +7,7 @@ from itertools import count
 import streamlit as st
 
 from anounet import difference
-from anounet.anomaly_map import COLORMAPS
-from anounet.app import cards, components, figures, inputs, models, panels, uploads
+from anounet.app import cards, components, downloads, figures, inputs, models, panels, uploads, viewer
 from anounet.app.jobs import Job, job_id
 from anounet.app.texts import label, plain, t
 from anounet.app.work import differences
@@ -94,7 +93,13 @@ def samples(texture: str, pair: str, size: int) -> tuple[tuple[Picture, ...], tu
 def uploaded(prefix: str, size: int, restored: tuple[Picture, ...]) -> tuple[Picture, ...]:
     """One side's uploads so far, with a sentence for each that was refused."""
     handed_in = uploads.collect(
-        prefix, size, MOST, caption=t("images.drop"), help=t("images.limits"), restored=restored
+        prefix,
+        size,
+        MOST,
+        caption=t("images.drop"),
+        help=t("images.limits"),
+        pasting=prefix == IMAGES,
+        restored=restored,
     )
     for fault in handed_in.faults:
         st.warning(plain(fault), icon=":material/broken_image:")
@@ -117,9 +122,7 @@ def choose_view() -> panels.View:
             inputs.threshold_label,
             help=t("differ.threshold_help"),
         )
-        colormap = inputs.choose_one(
-            t("view.colormap"), "colours", COLORMAPS, lambda name: label(f"colours.{name}")
-        )
+        colormap = inputs.choose_colormap()
         usual = round(100 * panels.OPACITY)
         opacity = st.slider(
             t("view.opacity"), 0, 100, usual, 5, "%d %%", key="opacity", bind="query-params", width=220
@@ -161,24 +164,39 @@ def show(request: Request, view: panels.View, job: Job) -> None:
     results = differences.found(models.results(), request)
     for name, fault in job.faults.items():
         st.warning(f"{plain(name)}: {fault}", icon=":material/error:")
+    shown = [downloads.Shown(p.name, results[p.key]) for p in request.pictures if p.key in results]
+    if len(shown) > 1 and not job.active:
+        st.download_button(
+            t("download.zip"),
+            lambda: downloads.zip_bytes(shown, view, request.facts),
+            "ano-unet.zip",
+            key="get_zip",
+            on_click="ignore",
+            icon=":material/folder_zip:",
+        )
     for number, picture in enumerate(request.pictures):
         if picture.key in results:
-            _card(picture, results[picture.key], view, number)
+            _card(picture, results[picture.key], request, view, number)
 
 
-def _card(picture: Picture, result: Result, view: panels.View, number: int) -> None:
+def _card(picture: Picture, result: Result, request: Request, view: panels.View, number: int) -> None:
     with st.container(border=True, key=f"card_{number}"):
         st.markdown(f"**{plain(picture.name)}** · {_told(result, view)}")
         seconds = t("differ.seconds", n=f"{result.seconds:.1f}", device=models.device_name())
         st.caption(seconds + (f" · {picture.note}" if picture.note else ""))
+        look, read = st.columns(2, gap="medium")
+        with look:
+            if _redrawn(result):
+                viewer.show(picture.name, [result], view, f"viewer_{number}", t("differ.redrawn"))
+        with read:
+            cards.region_table(result, view, number)
         st.html(panels.grid(_cells(picture.name, result, view)) + _bar(view))
-        cards.region_table(result, view, number)
         with st.expander(t("card.more"), icon=":material/show_chart:"):
             if _redrawn(result):
                 lines = {name: list(line) for name, line in result.losses.items()}
                 figure = figures.losses(lines, difference.SETTINGS.beta)
                 st.plotly_chart(figure, key=f"losses_{number}", config=figures.CONFIG, alt=t("alt.losses"))
-            cards.file_buttons(picture, result, view, number)
+            cards.file_buttons(picture, result, view, number, request.facts)
 
 
 def _redrawn(result: Result) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import tempfile
 import zipfile
@@ -12,13 +14,15 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from anounet.app import models, panels
+from anounet.app import frontend, models, panels
 from anounet.app.texts import t
 from anounet.app.work.answers import Picture
 from anounet.datasets import DataError
 from anounet.datasets.files import Files
 from anounet.images import ImageError, content_hash, decode
 
+_paste = frontend.component("paste")
+PASTED = "pasted.png"  # the name of an image that has none
 ENDINGS = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
 
 
@@ -97,6 +101,7 @@ def collect(
     caption: str,
     help: str,
     zips: bool = False,
+    pasting: bool = True,
     restored: tuple[Picture, ...] = (),
 ) -> Uploads:
     """Draws the field for files, and gives what was handed in so far; another size starts anew.
@@ -106,6 +111,7 @@ def collect(
         size: side that images are brought to, in pixels.
         most: how many are kept.
         zips: take ZIPs of images, too.
+        pasting: Ctrl+V anywhere on the page is for this field; of several fields it is for one.
         restored: what a new session begins with, as far as it is of this size.
     """
     state, key, count = st.session_state, f"_{prefix}uploads", f"_{prefix}upload_number"
@@ -119,16 +125,46 @@ def collect(
     endings = [*ENDINGS, "zip"] if zips else ENDINGS
     field_key = f"{prefix}upload_{number}"  # a new field after each go, so that it is empty
     files = st.file_uploader(caption, endings, accept_multiple_files=True, key=field_key, help=help)
-    if files:
+    pasted, photo = _pasted(prefix, number, pasting), _photo(prefix, number)
+    if files or pasted or photo:
         uploads.faults.clear()
         with st.spinner(t("uploads.reading")):
             for file in files:
                 take = uploads.take_zip if zips and file.name.lower().endswith(".zip") else uploads.take
                 take(file.name, file.getvalue())
                 _forget_file(file)
+            for name, data in pasted:
+                uploads.take(name, data)
+            if photo is not None:
+                uploads.take(f"photo-{len(uploads.kept) + 1}.png", photo.getvalue())
+                _forget_file(photo)
         state[count] = number + 1
         st.rerun()
     return uploads
+
+
+def _pasted(prefix: str, number: int, everywhere: bool) -> list[tuple[str, bytes]]:
+    """Images from the clipboard, by their names."""
+    words = {
+        "paste": t("paste.paste"),
+        "none": t("paste.none"),
+        "refused": t("paste.refused"),
+        "name": PASTED,
+    }
+    key = f"{prefix}paste_{number}"
+    given = _paste(key=key, data={"words": words, "everywhere": everywhere}, on_pasted_change=lambda: None)
+    found = []
+    for image in (given.pasted or {}).get("images", ()):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # it comes from the browser
+            found.append((str(image["name"]), base64.b64decode(image["data"], validate=True)))
+    return found
+
+
+def _photo(prefix: str, number: int) -> UploadedFile | None:
+    """A photo by the camera, which is asked for only when it is wanted."""
+    if not st.toggle(t("camera.use"), key=f"{prefix}camera", help=t("camera.help")):
+        return None
+    return st.camera_input(t("camera.take"), key=f"{prefix}photo_{number}")
 
 
 def _forget_file(file: UploadedFile) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anounet import distributed, prepare
 from anounet.anogan import AnoGANSettings
-from anounet.bundle import DRAWS, read_info
+from anounet.bundle import DRAWS, load_bundle, read_info
 from anounet.cli.choice import add_count, add_data, add_score, choice_from, own_choice
 from anounet.cli.common import (
     add_bundle,
@@ -22,6 +22,7 @@ from anounet.cli.common import (
     resumable,
     resumes,
     settings_from,
+    table,
     together,
 )
 from anounet.decoder import DecoderSettings
@@ -30,7 +31,7 @@ from anounet.f_anogan import EncoderSettings
 from anounet.identity import STARTS, UNetSettings
 from anounet.instant import InstantSettings
 from anounet.local_centers import PatchSettings
-from anounet.prepare import NORMALS, DataChoice, Stage
+from anounet.prepare import NORMALS, DataChoice, Reach, Stage
 from anounet.second_classifier import ClassifierSettings
 
 _TRAINING = {"steps": "updates", "batch": "images a step", "learning_rate": "of Adam"}
@@ -159,6 +160,14 @@ def add_commands(commands: Any) -> None:
     classifier.set_defaults(run=run_classifier)
     _add_fresh(classifier)
 
+    reach = commands.add_parser(
+        "reach", help="measure what a bundle finds in instant mode: false alarms, spots by size, defects"
+    )
+    add_bundle(reach, None)
+    add_data(reach)
+    reach.set_defaults(run=run_reach)
+    add_common(reach)
+
 
 def _add_fresh(parser: argparse.ArgumentParser) -> None:
     """The flags of a training; several processes can share its work."""
@@ -225,6 +234,24 @@ def run_rival(given: argparse.Namespace) -> int:
         trainings.append((encoder.make, replace(encoder.settings, seed=settings.seed)))
         methods.append(encoder.method)
     return _train(given, own_choice(given), trainings, *methods)
+
+
+def run_reach(given: argparse.Namespace) -> int:
+    """Measures what a bundle finds, saves it in bundle.json, and prints it."""
+    follow(prepare.make_reach(given.bundle, own_choice(given), device_of(given)))
+    reach = Reach.of(load_bundle(given.bundle, "cpu"), "instant")
+    shares = {"good, of the test split" if reach.tested else "held-back normal": reach.false_alarms}
+    shares |= {f"spot of {size} px": share for size, share in zip(reach.sizes, reach.found, strict=True)}
+    rows = [
+        {"image": name, "called anomalous": f"{share:.0%}", "images": reach.images}
+        for name, share in shares.items()
+    ]
+    rows += [
+        {"image": kind, "called anomalous": f"{caught / count:.0%}", "images": count}
+        for kind, (caught, count) in reach.defects.items()
+    ]
+    print(table(rows))
+    return 0
 
 
 def run_classifier(given: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from anounet.prepare.data import (
     normal_images,
     own_settings,
     read_normals,
+    training_images,
 )
 from anounet.prepare.f_net import (
     BegunFNet,
@@ -33,8 +34,9 @@ from anounet.prepare.f_net import (
     make_f_net,
     resume_f_net,
 )
-from anounet.prepare.levels import NORMALS, Levels, make_scales, unmeasured
+from anounet.prepare.levels import NORMALS, Levels, make_reach, make_scales, unmeasured
 from anounet.prepare.plan import Plan, prepare
+from anounet.prepare.reach import Reach, measure_reach
 from anounet.prepare.rivals import RivalSettings, make_anogan, make_decoder, make_encoder
 from anounet.prepare.stage import CHECKPOINTS, Begun, Stage, Training, begun_training
 from anounet.prepare.unets import make_identity, make_instant
@@ -50,6 +52,7 @@ __all__ = [
     "Levels",
     "Normals",
     "Plan",
+    "Reach",
     "RivalSettings",
     "Scores",
     "Stage",
@@ -71,13 +74,16 @@ __all__ = [
     "make_identity",
     "make_instant",
     "make_local_centers",
+    "make_reach",
     "make_scales",
+    "measure_reach",
     "normal_images",
     "own_settings",
     "prepare",
     "read_normals",
     "resume_f_net",
     "score_split",
+    "training_images",
     "unmeasured",
     "usual_metric",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from anounet.anomaly_map import LIMIT_QUANTILE, scale_from_normals
 from anounet.bundle import DRAWS, RIVALS, Bundle, load_bundle, map_key, read_info, save_part
 from anounet.center import THRESHOLD_QUANTILE
 from anounet.prepare.data import DataChoice, held_back_normals
+from anounet.prepare.reach import measure_reach
 from anounet.prepare.stage import Stage
 from anounet.visualization import Result, drain, peaks, visualize_many, visualize_rival
 
@@ -37,6 +38,8 @@ def make_scales(
     name: str, choice: DataChoice, device: torch.device | str, counts: Mapping[str, int] = NORMALS
 ) -> Iterator[Stage]:
     """Measures and saves the levels of methods' maps on held-back normals, one method after the other.
+
+    In `instant` mode what is found with them is measured too, and saved: see `reach`.
 
     Args:
         counts: method ("instant", "fast", "fast-local", "article", or a rival) → how many normals to use at
@@ -63,6 +66,30 @@ def make_scales(
         if method in DRAWS["identity"] and bundle.general_identity is not None:
             facts["general_identity"] = bundle.general_identity  # not in this bundle's files: so it is named
         save_part(name, scales=levels.scales, limits=levels.limits, **facts)
+        if method == "instant":
+            measured = replace(
+                bundle, scales=bundle.scales | levels.scales, limits=bundle.limits | levels.limits
+            )
+            yield from _reach(measured, choice, chosen)
+
+
+def make_reach(name: str, choice: DataChoice, device: torch.device | str) -> Iterator[Stage]:
+    """Measures and saves what a bundle finds in `instant` mode: see `reach`.
+
+    Raises:
+        WeightsError: it lacks what that mode needs.
+    """
+    bundle = load_bundle(name, device)
+    bundle.require_instant()
+    held = held_back_normals(choice, NORMALS["instant"], _made(bundle, "instant"))
+    yield from _reach(bundle, choice, held)
+
+
+def _reach(bundle: Bundle, choice: DataChoice, held: Tensor) -> Iterator[Stage]:
+    for step in measure_reach(bundle, choice, held):
+        if step.reach is not None:
+            save_part(bundle.name, reach={"instant": step.reach.to_json()})
+        yield Stage("reach", step.done, step.total, {})
 
 
 def unmeasured(name: str, *methods: str) -> bool:

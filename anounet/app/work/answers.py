@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -15,11 +15,22 @@ from anounet.app.jobs import Job
 from anounet.app.results import ResultCache, result_key
 from anounet.app.texts import label, t
 from anounet.bundle import Bundle
+from anounet.datasets import DataError
 from anounet.images import ImageError, to_pixels, to_tensor
 from anounet.optimize import DivergedError, Step
-from anounet.visualization import Result, drain, visualize, visualize_many, visualize_rival
+from anounet.visualization import (
+    NEAREST,
+    Remembered,
+    Result,
+    drain,
+    visualize,
+    visualize_many,
+    visualize_nearest,
+    visualize_rival,
+)
 
 RIVAL_BATCH = 8  # images that a rival gets at once
+_SLOWEST = "anogan"  # it comes last
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Request:
     pictures: tuple[Picture, ...]
     settings: ano_unet.Settings
     gate: bool
-    rival: str | None = None  # of bundle.RIVALS: what it is compared with
+    rivals: tuple[str, ...] = ()  # of RIVALS: what it is compared with
     search: SearchSettings | None = None  # AnoGAN's; None: as it is
 
     @property
@@ -55,7 +66,18 @@ class Request:
     @property
     def rival_key(self) -> str:
         """A rival's answer is work of its own: nothing that Ano-Unet is asked for begins it anew."""
-        return f"compare {self.version} {self._images} {self.rival} {self.search!r}"
+        return f"compare {self.version} {self._images} {' '.join(self.rivals)} {self.search!r}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What its results are made with, for files."""
+        return {
+            "bundle": self.bundle,
+            "bundle_sha256": self.version,
+            "settings": asdict(self.settings),
+            "gate": self.gate,
+            "rivals": list(self.rivals),
+        }
 
     @property
     def at_once(self) -> Request:
@@ -72,8 +94,8 @@ class Request:
     def left_out(self, picture: Picture) -> str:
         return result_key(picture.key, self.version, "score", None)
 
-    def compared(self, picture: Picture) -> str:
-        return result_key(picture.key, self.version, str(self.rival), self.search)
+    def compared(self, picture: Picture, rival: str) -> str:
+        return result_key(picture.key, self.version, rival, self.search if rival == "anogan" else None)
 
 
 def find(cache: ResultCache, request: Request, picture: Picture) -> Result | None:
@@ -177,39 +199,54 @@ def visualise(job: Job, request: Request, bundle: Bundle, cache: ResultCache) ->
         job.milestone()
 
 
-def uncompared(cache: ResultCache, request: Request) -> tuple[Picture, ...]:
-    """The pictures that the rival has still to answer: not those that the gate leaves out."""
-    if request.rival is None:
-        return ()
+def uncompared(cache: ResultCache, request: Request, rival: str) -> tuple[Picture, ...]:
+    """The pictures that a rival has still to answer: not those that the gate leaves out."""
     return tuple(
         picture
         for picture in request.pictures
-        if cache.get(request.compared(picture)) is None
+        if cache.get(request.compared(picture, rival)) is None
         and ((result := find(cache, request, picture)) is None or result.y is not None)
     )
 
 
-def compare(job: Job, request: Request, bundle: Bundle, cache: ResultCache) -> None:
-    """The rival for the pictures that it has not answered, some at a time; each is kept when it is done."""
-    chosen, rival = uncompared(cache, request), label(request.rival)
-    for start in range(0, len(chosen), RIVAL_BATCH):
-        batch = chosen[start : start + RIVAL_BATCH]
-        search = (request.search or SearchSettings()) if request.rival == "anogan" else None
-        job.stage(t("job.rival", rival=rival), search.steps if search else 1)
-        x = to_tensor([picture.pixels for picture in batch])
+def compare(
+    job: Job, request: Request, bundle: Bundle, cache: ResultCache, memory: Callable[[], Remembered]
+) -> None:
+    """The rivals for the pictures that they have not answered, some at a time; each is kept when it is done.
 
-        def on_search(step: Step) -> None:
-            job.advance(step.index)
-            job.check()
+    Args:
+        memory: gives the normal patches that "nearest-patch" remembers.
+    """
+    for rival in sorted(request.rivals, key=_SLOWEST.__eq__):
+        chosen = uncompared(cache, request, rival)
+        if rival == NEAREST and chosen:
+            job.stage(t("job.memory"))
+            try:
+                remembered = memory()
+            except DataError as error:
+                job.faults[label(rival)] = str(error)
+                continue
+        for start in range(0, len(chosen), RIVAL_BATCH):
+            batch = chosen[start : start + RIVAL_BATCH]
+            search = (request.search or SearchSettings()) if rival == "anogan" else None
+            job.stage(t("job.rival", rival=label(rival)), search.steps if search else 1)
+            x = to_tensor([picture.pixels for picture in batch])
 
-        try:
-            found = drain(visualize_rival(request.rival, x, bundle, search), on_search)
-        except DivergedError as error:
-            job.faults[rival] = str(error)
-            continue
-        for picture, result in zip(batch, found, strict=True):
-            cache.put(request.compared(picture), result)
-        job.milestone()
+            def on_search(step: Step) -> None:
+                job.advance(step.index)
+                job.check()
+
+            try:
+                if rival == NEAREST:
+                    found = visualize_nearest(x, bundle, remembered)
+                else:
+                    found = drain(visualize_rival(rival, x, bundle, search), on_search)
+            except DivergedError as error:
+                job.faults[label(rival)] = str(error)
+                continue
+            for picture, result in zip(batch, found, strict=True):
+                cache.put(request.compared(picture, rival), result)
+            job.milestone()
 
 
 def estimated_seconds(request: Request, cuda: bool | None = None) -> float:

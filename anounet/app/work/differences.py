@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,17 @@ class Request:
     @property
     def key(self) -> str:
         return f"{self._method} {self.version} {' '.join(p.key for p in self.pictures)}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What its results are made with, for files."""
+        return {
+            "bundle": self.bundle,
+            "bundle_sha256": self.version,
+            "settings": asdict(difference.SETTINGS),
+            "references": {picture.name: picture.key for picture in self.references},
+            "place": self.place,
+        }
 
     def result_key(self, picture: Picture, settings: Settings) -> str:
         return result_key(picture.key, self.version, self._method, settings)
