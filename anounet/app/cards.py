@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from anounet.app import downloads, figures, models, panels
+from anounet.app import downloads, figures, film, models, panels
 from anounet.app.texts import label, plain, t
 from anounet.app.work.answers import Picture, Request, find
 from anounet.bundle import Bundle
@@ -88,6 +88,7 @@ def result_card(
             bar = panels.colour_bar(view, bundle, [result])
             st.html(panels.grid(cells) + f'<div class="au-flat">{bar}</div>')
         region_table(result, view, number)
+        film.offer(picture, request, bundle, view, number)
         with st.expander(t("card.more"), icon=":material/show_chart:"):
             _loss_charts(result, rival, request, number)
             file_buttons(picture, result, view, number)
