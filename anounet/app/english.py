@@ -437,15 +437,16 @@ TEXTS: dict[str, str] = {
     "film.title": "Film of the optimisation",
     "film.start": "Film of the optimisation (about {time})",
     "film.job": "The film of {name}",
-    "film.other": "Instant mode answers in a single pass, without steps. The film shows this image in another "
-    "mode with the same C: {method}.",
-    "film.refining": "Instant mode answers in a single pass, without steps. The film shows what refining steps "
-    "make of its answer.",
+    "film.other": "Instant mode answers in a single pass, without steps. The film shows this image in "
+    "another mode with the same C: {method}.",
+    "film.refining": "Instant mode answers in a single pass, without steps. The film shows what refining "
+    "steps make of its answer.",
     "film.frames": "{n} frames of steps 0 to {last}, β = {beta}.",
     "film.satisfied": "F calls the image normal by step {n}.",
     "film.step": "Step {n} of {last}",
     "film.ratio": "{n} × threshold",
     "film.said": "{step}: L_R {residual}, β · L_C {centering}, F’s score {score} ({verdict})",
+    "film.image": "Redrawn so far",
     "film.losses": "L_R and β · L_C",
     "film.losses_note": "over the steps, both axes logarithmic",
     "film.way": "Path in feature space",

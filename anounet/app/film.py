@@ -176,9 +176,7 @@ def _frames(reel: Reel) -> list[dict[str, str]]:
         residual, centering = (f"{line[number]:.4f}" for line in (reel.residuals, reel.centerings))
         score = t("film.ratio", n=f"{ratio:.2f}")
         verdict = label("normal") if ratio <= 1 else label("anomalous")
-        said = t(
-            "film.said", step=step, residual=residual, centering=centering, score=score, verdict=verdict
-        )
+        said = t("film.said", step=step, residual=residual, centering=centering, score=score, verdict=verdict)
         frames.append(
             {
                 "step": step,
@@ -198,7 +196,7 @@ def _texts(reel: Reel) -> dict[str, str]:
     else:
         note, described = t("film.own_way_note"), t("film.alt_own_way")
     return {
-        "image": t("panel.normalised"),
+        "image": t("film.image"),
         "heat": t("panel.heat"),
         "heatNote": label(f"map.{reel.map}"),
         "losses": t("film.losses"),

@@ -434,15 +434,16 @@ TEXTS: dict[str, str] = {
     "film.title": "最適化の動画",
     "film.start": "最適化の動画（約{time}）",
     "film.job": "{name}の動画",
-    "film.other": "即時モードは1回の推論で答えるため、ステップがありません。動画は、この画像を同じCで別のモード"
-    "（{method}）により最適化したものです。",
-    "film.refining": "即時モードは1回の推論で答えるため、ステップがありません。動画は、その答えを追加最適化した"
-    "ものです。",
+    "film.other": "即時モードは1回の推論で答えるため、ステップがありません。動画は、この画像を同じCで別のモー"
+    "ド（{method}）により最適化したものです。",
+    "film.refining": "即時モードは1回の推論で答えるため、ステップがありません。動画は、その答えを追加最適化し"
+    "たものです。",
     "film.frames": "ステップ0から{last}までの{n}コマ、β = {beta}。",
     "film.satisfied": "ステップ{n}までに、Fは正常と判定します。",
     "film.step": "ステップ {n} / {last}",
     "film.ratio": "しきい値の{n}倍",
     "film.said": "{step}：L_R {residual}、β · L_C {centering}、Fのスコアは{score}（{verdict}）",
+    "film.image": "描き直した画像",
     "film.losses": "L_Rとβ · L_C",
     "film.losses_note": "ステップごとの値（両対数）",
     "film.way": "特徴空間での経路",

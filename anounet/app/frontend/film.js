@@ -237,17 +237,15 @@ class Player {
 
     for (const at of normal.map(square)) this.way.append(svg("circle", { class: "normal", cx: at[0], cy: at[1], r: 2.5 }))
     this.way.append(svg("polyline", { class: "path future", points: way.map(square).join(" ") }))
-    const path = svg("polyline", { class: "path" })
+    const path = svg("polyline", { class: "path" }), point = svg("circle", { class: "point", r: 6.5 })
     const start = square(way[0]), [cx, cy] = square(center)
-    this.way.append(svg("circle", { class: "start", cx: start[0], cy: start[1], r: 4 }), path)
+    this.way.append(svg("circle", { class: "start", cx: start[0], cy: start[1], r: 4 }), path, point)
     for (const name of ["center halo", "center"])
       this.way.append(svg("path", { class: name, d: `M${cx - 6} ${cy - 6}l12 12m-12 0l12 -12` }))
     const left = cx > size - 30
     this.way.append(
       svg("text", { class: "center", x: cx + (left ? -10 : 10), y: cy - 9, "text-anchor": left ? "end" : "start" }, "C"),
     )
-    const point = svg("circle", { class: "point", r: 6 })
-    this.way.append(point)
     this.marks = { place, cursor, past, dots, path, point }
     this.go(this.at)
   }

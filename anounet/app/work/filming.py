@@ -18,7 +18,16 @@ from anounet.app.work.answers import Picture
 from anounet.bundle import Bundle
 from anounet.datasets import DataError
 from anounet.explore import Cloud, way
-from anounet.film import Film, LossChart, Way, film_settings, loss_chart, moving_picture, record, smallest_loss
+from anounet.film import (
+    Film,
+    LossChart,
+    Way,
+    film_settings,
+    loss_chart,
+    moving_picture,
+    record,
+    smallest_loss,
+)
 from anounet.images import ImageError, to_pixels, to_tensor
 
 Films = ResultCache["Reel"]
@@ -26,7 +35,7 @@ MAX_BYTES = 16 * 2**20  # of all that is kept: 30 films or more
 # A page gets a film as JSON, where three bytes of a picture take four letters: 273 kB of 300, and the rest,
 # numbers and words, takes some 15. Maps are smooth and get by with less than images.
 SHEETS, MAPS = 205_000, 75_000
-QUALITIES = (90, 80, 70, 60, 50)  # WebP's
+QUALITIES = (90, 70, 50)  # WebP's
 SMALLEST = 32
 REST = 2.0  # seconds, roughly, that all but the steps takes
 
@@ -79,10 +88,8 @@ class Reel:
     moving: bytes
 
 
-def wanted(
-    bundle: Bundle, version: str, picture: Picture, settings: ano_unet.Settings
-) -> Request | None:
-    """The film that goes with a result; None where the bundle lacks C, which a path leads to, or takes no step."""
+def wanted(bundle: Bundle, version: str, picture: Picture, settings: ano_unet.Settings) -> Request | None:
+    """The film that goes with a result; None where there are no steps, or no C for the path to lead to."""
     filmed = film_settings(bundle, settings)
     if bundle.center is None or filmed.steps < 1:
         return None
