@@ -11,7 +11,7 @@ import streamlit as st
 from anounet.anomaly_map import colorize
 from anounet.app import components, downloads, frontend, models, panels
 from anounet.app.jobs import DONE, Job, job_id
-from anounet.app.texts import label, t
+from anounet.app.texts import label, plain, t
 from anounet.app.work import answers, filming
 from anounet.app.work.answers import Picture
 from anounet.app.work.filming import Reel, Request
@@ -82,7 +82,7 @@ def _submit(wanted: Request, bundle: Bundle) -> Job:
     job = models.jobs().submit(
         wanted.key,
         _KIND + job_id(wanted.key),
-        t("film.job", name=wanted.picture.name),
+        t("film.job", name=plain(wanted.picture.name)),
         lambda j: filming.make(
             j, wanted, bundle, films, lambda: models.feature_cloud(wanted.bundle, wanted.version)
         ),
