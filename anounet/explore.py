@@ -28,6 +28,7 @@ from anounet.anomaly_map import heat_map
 from anounet.bundle import Bundle
 from anounet.center import Center, features_of
 from anounet.datasets import DataError, ImageSet, choose, open_set
+from anounet.film import Film, Way
 from anounet.optimize import DivergedError, Step
 from anounet.prepare import DataChoice, normal_images
 from anounet.visualization import check_image, parts_for
@@ -278,6 +279,18 @@ def trail(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> Iterator[Tr
             scores.append(float(center.score(features[-1][None])))
             end = Trail(torch.stack(features), tuple(scores), step.image[0]) if step.last else None
             yield TrailStep(step.index, step.total, features[-1], scores[-1], end)
+
+
+def way(film: Film, center: Center, cloud: Cloud | None = None) -> Way:
+    """A film's path in the plane of a cloud, beside its normal images.
+
+    Args:
+        cloud: None where the data set is not here: the plane is then that of the path itself and C.
+    """
+    vector = center.vector[None].cpu()
+    plane = cloud.plane if cloud is not None else fit_plane(torch.cat([film.features, vector]))
+    normal = cloud.normal.at if cloud is not None else np.empty((0, 2))
+    return Way(plane.place(film.features), plane.place(vector)[0], normal, plane.explained)
 
 
 def _steps(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> Iterator[Step]:

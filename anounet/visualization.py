@@ -216,7 +216,7 @@ def visualize(
     finally:
         steps.close()
     losses = {name: tuple(values) for name, values in curves.items()}
-    maps = _maps(x[None], y, bundle, settings)
+    maps = maps_of(x[None], y, bundle, settings)
     return _judged(
         x,
         y[0],
@@ -229,8 +229,15 @@ def visualize(
     )
 
 
-def _maps(x: Tensor, y: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> dict[str, Tensor]:
-    """Every map that the bundle has what it takes for, made where it is: (B, 3, H, W) twice → on the CPU."""
+def maps_of(x: Tensor, y: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> dict[str, Tensor]:
+    """Every map that the bundle has what it takes for, smoothed as the settings say and made where it is.
+
+    Args:
+        x, y: the images and the normalised ones, (B, 3, H, W) in [0, 1].
+
+    Returns:
+        Name (`anomaly_map.MAPS`) → (B, H, W) ≥ 0, on the CPU.
+    """
     x, y = upload(x, bundle.device), upload(y, bundle.device)
     evidence = None if bundle.local is None else ano_unet.compare(x, y, bundle.f_net, bundle.local)
     return {name: m.cpu() for name, m in map_set(x, y, evidence, settings.smoothing).items()}
@@ -562,7 +569,7 @@ def _optimised(
         steps.close()
     last = history[-1]
     y = last.image
-    maps = _maps(kept, y, bundle, settings)
+    maps = maps_of(kept, y, bundle, settings)
     curves = {name: torch.stack([step.losses[name] for step in history]) for name in history[0].losses}
     seconds = (time.perf_counter() - begun) / len(kept)
     return {

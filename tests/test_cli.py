@@ -119,6 +119,31 @@ def test_visualize_writes_maps_images_and_scores(run, samples: Path, tmp_path: P
         assert np.array_equal(drawn, draw_contours(heat, map_, result.limit))
 
 
+def test_a_film_is_written_of_each_image_and_of_those_that_lack_one(
+    run, samples: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = (*WITHOUT_PATHS, samples, "--out", out)
+    assert run(*command)[0] == 0 and not list(out.glob("*_film.webp"))
+    assert run(*command, "--film")[0] == 0
+    steps = load_bundle("tiny", "cpu").settings("fast", center="local").steps
+    for stem in "abc":
+        path = out / f"{stem}_film.webp"
+        with Image.open(path) as film:
+            assert film.n_frames == steps + 1
+        assert path.stat().st_size <= 300_000
+    before = (out / "a_film.webp").stat().st_mtime_ns
+    (out / "b_film.webp").unlink()
+    assert "2 of 3 images are done" in run(*command, "--film")[2]
+    assert (out / "b_film.webp").is_file() and (out / "a_film.webp").stat().st_mtime_ns == before
+    status, _, said = run(
+        *WITHOUT_PATHS, samples, "--out", tmp_path / "x", "--film", "--mode", "fast", "--steps", 0
+    )
+    assert status == 2 and "choose 1 step or more" in said and not (tmp_path / "x").exists()
+    status, _, said = run(*command, "--film", "--engine", "ray")
+    assert status == 2 and "leave one of them out" in said
+
+
 def test_regions_are_written_beside_the_scores(run, samples: Path, tmp_path: Path) -> None:
     save_part("tiny", limits={"instant": 1e-3, "instant:residual": 1e9})
     out = tmp_path / "out"

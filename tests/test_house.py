@@ -46,7 +46,7 @@ LEVELS = {
     ],
     5: ["bundle"],
     6: ["visualization"],
-    7: ["difference", "prepare"],
+    7: ["difference", "film", "prepare"],
     8: ["experiments", "explore"],
     9: ["app", "cli"],
     10: ["__main__"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from anounet.app import downloads, figures, findings, models, panels, viewer
+from anounet.app import downloads, figures, film, findings, models, panels, viewer
 from anounet.app.texts import label, plain, t
 from anounet.app.work.answers import Picture, Request, find
 from anounet.bundle import Bundle
@@ -94,6 +94,7 @@ def result_card(
                 cells += panels.rival_waiting(name)
         bar = panels.colour_bar(view, bundle, [result, *rivals.values()])
         st.html(panels.grid(cells) + f'<div class="au-flat">{bar}</div>')
+        film.offer(picture, request, bundle, view, number)
         with st.expander(t("card.more"), icon=":material/show_chart:"):
             _loss_charts(result, rivals.get("anogan"), request, number)
             file_buttons(picture, result, view, number, request.facts)

@@ -22,7 +22,7 @@ from anounet.app import batching
 from anounet.app.batching import Batcher
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
-from anounet.app.work import exploring, training
+from anounet.app.work import exploring, filming, training
 from anounet.bundle import (
     PARTS,
     SHIPPED,
@@ -227,6 +227,11 @@ def scores_of(name: str, version: str) -> Scores:
 def explored() -> exploring.Explored:
     """Paths in feature space, and rows of grids."""
     return ResultCache(exploring.MAX_BYTES, exploring.size_of)
+
+
+@st.cache_resource(show_spinner=False)
+def films() -> filming.Films:
+    return ResultCache(filming.MAX_BYTES, filming.size_of)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

@@ -44,6 +44,8 @@ from anounet.cli.writing import (
     strip,
 )
 from anounet.experiments import TITLES
+from anounet.explore import way
+from anounet.film import film_settings, moving_picture, record, spaced
 from anounet.images import Decoded, ImageError, decode_file, image_files, png_bytes
 from anounet.storage import file_sha256
 from anounet.visualization import Result, drain, visualize_rival
@@ -103,6 +105,12 @@ def add_commands(commands: Any) -> None:
         )
         parser.add_argument("--colormap", choices=COLORMAPS, default="inferno", help="default: inferno")
         if name == "visualize":
+            parser.add_argument(
+                "--film",
+                action="store_true",
+                help="NAME_film.webp too: about 20 steps of the optimisation, which is run anew for it; of "
+                "instant mode's single pass, fast mode's with the same C",
+            )
             _add_engine(parser)
         else:
             parser.add_argument(
@@ -166,6 +174,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 def run_visualize(given: argparse.Namespace) -> int:
     if given.engine == "ray":
+        if given.film:
+            raise ValueError("--film is of --engine process alone: leave one of them out.")
         return _ray_engine().RayRun(given).each()
     named = [f"--{flag}" for flag in ("address", "actors", "files") if getattr(given, flag) is not None]
     if named:
@@ -201,6 +211,10 @@ class Run:
         self.settings = settings_from(given, ano_unet.Settings, base)
         self._check_parts()
         self.map = self._map_name()
+        if not compare and given.film:
+            self.filmed = film_settings(self.bundle, self.settings)
+            spaced(self.filmed.steps)  # says so where there are none
+            self.bundle.require_center()
         if compare:
             self.rivals = self._chosen_rivals()
             named = {"steps": given.search_steps, "restarts": given.search_restarts}
@@ -213,6 +227,7 @@ class Run:
         self.bundle: Bundle = load_bundle(given.bundle, self._device())
         self.rivals: tuple[str, ...] = ()
         self.search: SearchSettings | None = None
+        self.filmed: ano_unet.Settings | None = None
         self.out: Path = given.out
         self.names = distinct_names(self.files)
         self.strips: list[np.ndarray] = []
@@ -326,7 +341,7 @@ class Run:
         if name is None:
             return False
         left_out = self._gated and row["verdict"] == "normal"
-        needed = [f"{name}_{end}" for end in ENDS]
+        needed = [f"{name}_{end}" for end in (*ENDS, *(["film.webp"] if self.filmed else []))]
         if self.rivals:
             needed += [f"{name}_compare.png", *(f"{name}_{rival}_map.npy" for rival in self.rivals)]
         return left_out or all(map(self._is_there, needed))
@@ -384,6 +399,13 @@ class Run:
         if isinstance(result, Result):
             row |= self._row(result)
             found = self.writer.write(self.names[str(path)], result)
+            try:
+                if self.filmed is not None and result.y is not None:
+                    *_, last = record(result.x, self.bundle, self.filmed)
+                    moving = moving_picture(last.film, way(last.film, self.bundle.require_center()))
+                    self.writer.save(f"{self.names[str(path)]}_film.webp", moving)
+            except ArithmeticError as error:  # the film's optimisation may be another than the result's
+                row["error"] = named(error, path)
         else:
             row["error"] = named(result, path)
         return row, found
