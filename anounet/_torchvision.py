@@ -6,15 +6,16 @@ yet torchvision attaches shape rules to two operators which only that library de
 transforms, data sets) is pure Python, so declaring the two schemas is enough to let the import through. Where
 the compiled library does load, nothing is declared and torchvision is exactly as it was shipped.
 
-Importing torchvision brings in all of its parts, ``datasets`` included, and costs about a second on top of
-torch (most of it ``torch._dynamo``, which the first optimiser of a process would load anyway). Modules that
-need it only now and then import this one inside the function that does.
+Importing torchvision brings in all of its parts, ``datasets`` included, and with them ``torch._dynamo``, 0.8 s,
+for one function that only ``torchvision.ops`` calls. That one is fetched when it is called.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -33,7 +34,8 @@ def _open_torchvision() -> ModuleType:
         ImportError: torchvision is not installed, or cannot work beside the installed torch.
     """
     try:
-        return importlib.import_module("torchvision")
+        with _without_dynamo():
+            return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise ImportError(_advice(error)) from error
@@ -46,10 +48,32 @@ def _open_torchvision() -> ModuleType:
             if not hasattr(torch.ops.torchvision, name):
                 # Without a `lib`, torch itself keeps the declaration alive until the process ends.
                 torch.library.define(f"torchvision::{name}", schema)
-        return importlib.import_module("torchvision")
+        with _without_dynamo():
+            return importlib.import_module("torchvision")
     except Exception as error:
         _forget_torchvision()
         raise ImportError(_advice(error)) from error
+
+
+@contextmanager
+def _without_dynamo() -> Iterator[None]:
+    """While torchvision is imported, a module in the place of ``torch._dynamo.utils`` that loads it when called."""
+    name, function = "torch._dynamo.utils", "is_compile_supported"  # what torchvision/ops/roi_align.py imports
+    if name in sys.modules:
+        yield
+        return
+
+    def is_compile_supported(device_type: object) -> bool:
+        return getattr(importlib.import_module(name), function)(device_type)
+
+    stand_in = ModuleType(name)
+    setattr(stand_in, function, is_compile_supported)
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
 
 
 def _forget_torchvision() -> None:

@@ -115,3 +115,18 @@ def test_other_failures_end_in_one_sentence_of_advice(tmp_path: Path) -> None:
         assert sentence.startswith("torchvision could not be imported beside torch "), name
         assert sentence.endswith("as the pair of versions that requirements.txt names."), name
         assert left_behind == "[]", name
+
+
+def test_the_compiler_is_loaded_by_who_needs_it_alone() -> None:
+    output = in_fresh_process("""
+        import sys, torch
+        import anounet._torchvision as door
+        from torchvision.ops import roi_align
+        print("torch._dynamo" in sys.modules, "torch._dynamo.utils" in sys.modules)
+        boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
+        print(tuple(roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape))
+        from torch._dynamo.utils import is_compile_supported
+        print(is_compile_supported.__module__)
+    """)
+    assert output.split("\n")[0] == "False False"
+    assert output.strip().endswith("torch._dynamo.utils")
