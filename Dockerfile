@@ -23,5 +23,5 @@ USER app
 EXPOSE 8501
 HEALTHCHECK --interval=20s --timeout=10s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=5)"]
-CMD ["python", "-m", "streamlit", "run", "streamlit_app.py", "--server.address=0.0.0.0", "--server.port=8501", \
-     "--server.headless=true", "--server.fileWatcherType=none"]
+CMD ["python", "-m", "anounet", "app", "--server.address=0.0.0.0", "--server.port=8501", "--server.headless=true", \
+     "--server.fileWatcherType=none"]

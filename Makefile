@@ -15,7 +15,7 @@ help:
 	@echo 'The first two install into .venv what they need.  PYTHON=python3.12 make … picks the Python.'
 
 demo: $(VENV)/.installed
-	$(IN_VENV) -m streamlit run streamlit_app.py
+	$(IN_VENV) -m anounet app
 
 test: lint
 	$(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile

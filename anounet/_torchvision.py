@@ -6,8 +6,8 @@ yet torchvision attaches shape rules to two operators which only that library de
 transforms, data sets) is pure Python, so declaring the two schemas is enough to let the import through. Where
 the compiled library does load, nothing is declared and torchvision is exactly as it was shipped.
 
-Importing torchvision brings in all of its parts, ``datasets`` included, and with them ``torch._dynamo``, 0.8 s,
-for one function that only ``torchvision.ops`` calls. That one is fetched when it is called.
+Importing torchvision brings in all of its parts, ``datasets`` included, and with them ``torch._dynamo``, for
+0.8 s and one function that only ``torchvision.ops`` calls. That one is fetched when it is called.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def _open_torchvision() -> ModuleType:
 
 @contextmanager
 def _without_dynamo() -> Iterator[None]:
-    """While torchvision is imported, a module in the place of ``torch._dynamo.utils`` that loads it when called."""
-    name, function = "torch._dynamo.utils", "is_compile_supported"  # what torchvision/ops/roi_align.py imports
+    """While torchvision is imported, what stands for ``torch._dynamo.utils`` loads it when it is called."""
+    # What torchvision/ops/roi_align.py imports.
+    name, function = "torch._dynamo.utils", "is_compile_supported"
     if name in sys.modules:
         yield
         return

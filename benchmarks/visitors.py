@@ -122,8 +122,14 @@ class Server:
 
 
 @contextmanager
-def serving(cores: int = CORES, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Starts the app on a free port, waits until it is healthy, and ends it afterwards."""
+def serving(
+    cores: int = CORES, environment: Mapping[str, str] | None = None, loaded: bool = False
+) -> Iterator[Server]:
+    """Starts the app on a free port, waits until it is healthy, and ends it afterwards.
+
+    Args:
+        loaded: by `python -m anounet app`, in place of `streamlit run`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -133,7 +139,8 @@ def serving(cores: int = CORES, environment: Mapping[str, str] | None = None) ->
         "port": str(port),
         "fileWatcherType": "none",
     }
-    words = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py"]
+    command = ["anounet", "app"] if loaded else ["streamlit", "run", "streamlit_app.py"]
+    words = [sys.executable, "-m", *command]
     words += [word for name, value in options.items() for word in (f"--server.{name}", value)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
@@ -195,6 +202,13 @@ class Visitor:
     async def arrive(self, page: str = "visualise", **query: str) -> float:
         """Opens a page with a field for uploads; gives the seconds until it stands there."""
         begun = time.monotonic()
+        await self._begin(page, **query)
+        while not (self._finished(await self._next()) and self._uploader):
+            pass
+        return time.monotonic() - begun
+
+    async def _begin(self, page: str, **query: str) -> None:
+        """Connects, and asks for a page."""
         self._token = await asyncio.to_thread(self._xsrf_token)
         address = f"ws://127.0.0.1:{self._port}/_stcore/stream"
         self._socket = await connect(
@@ -202,9 +216,6 @@ class Visitor:
         )
         self._query = "&".join(f"{name}={value}" for name, value in query.items())
         await self._run(page_name=page)
-        while not (self._finished(await self._next()) and self._uploader):
-            pass
-        return time.monotonic() - begun
 
     async def upload(self, name: str, data: bytes) -> Answer:
         """Hands in one image and waits until the page is at rest again."""

@@ -1112,7 +1112,7 @@ def test_bench_speed_prints_a_table(run, weights: Path, tmp_path: Path) -> None:
 def test_bench_speed_measures_what_the_bundle_has(
     run, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speed = bench._script("speed")
+    speed = bench.script("speed")
     monkeypatch.setattr(speed, "_in_own_process", lambda m, _: speed.measure(m, "tiny", 3, "cpu"))
     monkeypatch.setattr(speed, "METHODS", ("instant", "nothing", "f-anogan", "decoder"))
     monkeypatch.setattr(bench, "_script", lambda name: speed)

@@ -96,3 +96,24 @@ def test_the_app_runs_on_what_is_copied(tmp_path: Path) -> None:
     where, rest = done.stdout.strip().splitlines()[-1].split(" ", 1)
     assert Path(where).is_relative_to(tmp_path)
     assert rest == "[] 1", rest
+
+
+def test_the_app_command_says_it_is_ready_when_all_is_loaded() -> None:
+    """What the first visitor would wait for is there before the server listens; a wrong option is told."""
+    code = (
+        "import sys\n"
+        "from anounet.app import server\n"
+        "def run(prog_name):\n"
+        "    from anounet.app import models\n"
+        "    print(sys.argv, 'anounet.app.cards' in sys.modules, 'pandas' in sys.modules)\n"
+        "    print(models._bundle.clear(), models._settled.locked())\n"
+        "server.cli.main = run\n"
+        "from anounet.cli import main\n"
+        "main(['app', '--server.port', '8599'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    words, settled = done.stdout.splitlines()
+    assert words == f"['streamlit', 'run', '{ROOT / 'streamlit_app.py'}', '--server.port', '8599'] True True"
+    assert settled == "None True"

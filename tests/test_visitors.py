@@ -468,7 +468,7 @@ def test_every_cache_has_a_bound() -> None:
 
 @pytest.fixture(scope="module")
 def load() -> ModuleType:
-    return bench._script("visitors")
+    return bench.script("visitors")
 
 
 def test_visitors_at_once_all_get_their_map_and_alike_images_are_computed_once(

@@ -57,22 +57,33 @@ from anounet.visualization import Remembered, Result, cores, remember, visualize
 MOST_BEGUN = 5  # trainings of f-Nets that are offered to be gone on with
 KEPT_JOBS = 32  # ended ones: a link to an older one no longer brings its uploads back
 ASIDE = 0.5  # seconds that a step of a job waits at most, so that a job goes on whatever the load
+SETTLING = 4.0  # seconds from the first visit on
 SCORED = 60  # test images scored a group, for the histogram on the page C
+
+_settled = threading.Lock()  # never let go of
 
 
 @st.cache_resource(show_spinner=False)
 def set_up() -> None:
-    """Once a server.
+    """Once a server."""
+    keep_freed()
+    use_all_cores()
+    device_name()
+    later = threading.Timer(SETTLING, settle)  # 0.7 s of work that the first visitor need not wait for
+    later.daemon = True
+    later.start()
+
+
+def settle() -> None:
+    """Also once a server, when there is time.
 
     Streamlit collects garbage after every script run. What was imported is none, but 400,000 objects to look
     through, 0.2 s each time: they are taken out of the search.
     """
-    keep_freed()
-    use_all_cores()
-    device_name()
-    importlib.import_module("pandas")  # as Streamlit does for the first table
-    gc.collect()
-    gc.freeze()
+    if _settled.acquire(blocking=False):
+        importlib.import_module("pandas")  # as Streamlit does for the first table
+        gc.collect()
+        gc.freeze()
 
 
 def use_all_cores() -> None:

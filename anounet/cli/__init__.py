@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 
 from anounet import __version__, distributed
-from anounet.cli import bench, data, differ, experiment, stages, train, visualize
+from anounet.cli import app, bench, data, differ, experiment, stages, train, visualize
 from anounet.memory import keep_freed
 
 LATER = 3.0  # seconds that the others leave the first of several processes to say what is wrong
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"anounet {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (visualize, differ, train, stages, experiment, data, bench):
+    for module in (visualize, differ, train, stages, experiment, data, app, bench):
         module.add_commands(commands)
     return top
 
