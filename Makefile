@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV = .venv
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint screenshots clean
 
 help:
 	@echo 'make demo    start the app on the data that comes with it; its address is printed'
 	@echo 'make test    check style and run all tests'
 	@echo 'make lint    check style only'
+	@echo 'make screenshots  pictures of every page, in screenshots/ (needs chromium)'
 	@echo 'make clean   remove .venv and everything the tools made'
 	@echo
 	@echo 'The first two install into .venv what they need.  PYTHON=python3.12 make … picks the Python.'
@@ -23,6 +24,9 @@ test: lint
 lint: $(VENV)/.installed-test
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
+
+screenshots: $(VENV)/.installed-test
+	$(IN_VENV) tools/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist anounet.egg-info .pytest_cache .ruff_cache

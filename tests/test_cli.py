@@ -1115,7 +1115,7 @@ def test_bench_speed_measures_what_the_bundle_has(
     speed = bench.script("speed")
     monkeypatch.setattr(speed, "_in_own_process", lambda m, _: speed.measure(m, "tiny", 3, "cpu"))
     monkeypatch.setattr(speed, "METHODS", ("instant", "nothing", "f-anogan", "decoder"))
-    monkeypatch.setattr(bench, "_script", lambda name: speed)
+    monkeypatch.setattr(bench, "script", lambda name: speed)
     status, shown, error = run("bench", "speed", "--bundle", "tiny", "--images", 3)
     assert status == 0, error
     rows = [line for line in shown.splitlines() if line.startswith("|")][2:]

@@ -40,6 +40,7 @@ FILE_SIDE = 480  # pictures in files are enlarged to about this, so that lines a
 STYLE = """
 <style>
 [data-testid="stMainBlockContainer"] {padding-top: 4.2rem; padding-bottom: 4rem;}
+[data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] * {color: inherit !important;}
 button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {color: inherit !important;}
 .au-grid {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.9rem; max-width: 68rem;}
 .au-grid.au-two {grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 26rem;}
