@@ -18,7 +18,7 @@ from anounet.app.routing import PAGES
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
 SERIOUS = ("serious", "critical")
-ADDRESSES = [entry.url for entry in PAGES.values()] + ["visualise?source=Upload", "explore?show=grid"]
+ADDRESSES = [entry.url for entry in PAGES.values()] + ["visualise?source=upload", "explore?show=grid"]
 
 
 def faults(page: Any) -> list[str]:

@@ -35,7 +35,7 @@ QUIET = "[data-testid='stApp'][data-test-script-state='notRunning']"
 # What else than each page by itself is worth a look: name → address.
 VIEWS = {
     "visualise-rivals": "visualise?samples=scratch&against=AnoGAN&against=Nearest+patch",
-    "visualise-upload": "visualise?source=Upload",
+    "visualise-upload": "visualise?source=upload",
     "explore-grid": "explore?show=grid",
 }
 
