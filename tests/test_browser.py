@@ -37,7 +37,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECONDS = 120  # for one thing to appear: a cold server with one core has all of torch to load first
+SECONDS = 40  # for one thing to appear: a cold server with one core has all of torch to load first
 QUIET = "[data-testid='stApp'][data-test-script-state='notRunning']"
 
 
