@@ -1,4 +1,4 @@
-"""Long work in a real browser: left, found again by its link in a second tab, told of when it ends, stopped."""
+"""Long work in a real browser: left, found again in a second tab, told of when it ends, stopped."""
 
 from __future__ import annotations
 
