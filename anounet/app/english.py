@@ -12,6 +12,7 @@ TEXTS: dict[str, str] = {
     "page.experiments": "Experiments",
     "page.explore": "Explore",
     "page.two_images": "Two images",
+    "page.story": "How it works",
     "language.choose": "Language",
     # --- home ---
     "home.lead": "**Where** is an image abnormal, and **what would it look like if it were normal?** Pick a "
@@ -42,6 +43,8 @@ TEXTS: dict[str, str] = {
     "home.go_center": "Compute C",
     "home.about_center": "What is normal, for the whole image and for every patch, with thresholds; and the "
     "training of instant mode.",
+    # --- how it works ---
+    "story.job": "The steps of How it works",
     # --- bundles ---
     "bundle.choose": "Bundle",
     "bundle.f_net": "f-Net of the bundle",

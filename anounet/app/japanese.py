@@ -12,6 +12,7 @@ TEXTS: dict[str, str] = {
     "page.experiments": "実験",
     "page.explore": "分析",
     "page.two_images": "2枚の比較",
+    "page.story": "しくみ",
     "language.choose": "言語",
     # --- home ---
     "home.lead": "画像の**どこ**が異常で、**正常ならどう見えるはず**なのか。欠陥を選ぶと、その場で計算して"
@@ -38,6 +39,8 @@ TEXTS: dict[str, str] = {
     "home.go_center": "Cを計算する",
     "home.about_center": "何が正常かを、画像全体とパッチごとに、しきい値とあわせて求めます。即時モードの学"
     "習もここで行います。",
+    # --- how it works ---
+    "story.job": "「しくみ」の各ステップ",
     # --- bundles ---
     "bundle.choose": "バンドル",
     "bundle.f_net": "f-Netのバンドル",
