@@ -324,7 +324,9 @@ def alone(x: Tensor, bundle: Bundle, settings: ano_unet.Settings, term: str) -> 
         DivergedError: L stopped being a number.
     """
     if term not in TERMS or settings.mode != "fast":
-        raise ValueError(f"One term alone is {' or '.join(TERMS)} in fast mode, not {term} in {settings.mode}.")
+        raise ValueError(
+            f"One term alone is {' or '.join(TERMS)} in fast mode, not {term} in {settings.mode}."
+        )
     x = check_image(x, bundle)[None].to(bundle.device)
     center, _, start = parts_for(bundle, settings)
     objective = ano_unet.losses(x, bundle.f_net, center, settings.beta, settings.slack)

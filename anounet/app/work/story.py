@@ -41,7 +41,7 @@ MAX_BYTES = 16 * 2**20  # of all pieces that are kept; a story at 96 px takes 2 
 IMAGES = 60  # test images of each kind that are scored at most
 NORMALS = 3  # of them shown beside C
 FACTORS = (0.01, 1.0, 100.0)  # β: small, the bundle's own, large
-MANY = (1, 4, 8)  # times the usual number of steps
+MANY = (1, 3, 6)  # times the usual number of steps
 GREY = 255
 TILE = (32, 40)  # rows and columns that F's 1280 numbers are drawn in
 _BATCH = 20  # images that F gets at once
@@ -177,8 +177,9 @@ class _Story:
         """The last of a stream's steps; at each of them, what is more urgent goes first."""
         with closing_stream(stream) as steps:
             for step in steps:
+                last = step
                 self.job.check()
-        return step
+        return last
 
     def drain(self, stream: Generator[Step, None, R]) -> R:
         """What a stream of Steps ends in; as `_run`."""
