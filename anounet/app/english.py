@@ -60,6 +60,7 @@ TEXTS: dict[str, str] = {
     "story.changed": "what was changed",
     "story.alt_change": "{name}: what G changed",
     "story.score_now": "F’s score: {ratio}",
+    "story.in_and_out": "defect {inside}, background {outside}",
     "story.question.title": "Where is it abnormal? And what would it be if it were normal?",
     "story.question.lead": "This image has a defect. Ano-Unet shows **where**, and draws the image "
     "**without it**. It has learned from normal images alone.",
@@ -147,7 +148,7 @@ TEXTS: dict[str, str] = {
     "story.instant.faster": "faster than AnoGAN, and than the article’s procedure, on two cores.",
     "story.instant.found": "pixel AP on ten textures, Instant mode and nearest patch. DAGM’s star: {ours} "
     "and {nearest}.",
-    "story.instant.fact": "for this image; pixel AUROC {auroc}.",
+    "story.instant.fact": "for this image, median of {n} passes; pixel AUROC {auroc}.",
     # --- bundles ---
     "bundle.choose": "Bundle",
     "bundle.f_net": "f-Net of the bundle",

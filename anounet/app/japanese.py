@@ -56,6 +56,7 @@ TEXTS: dict[str, str] = {
     "story.changed": "変わったところ",
     "story.alt_change": "{name}：Gが変えたところ",
     "story.score_now": "Fのスコア：{ratio}",
+    "story.in_and_out": "欠陥 {inside}、背景 {outside}",
     "story.question.title": "どこが異常？ 正常ならどう見える？",
     "story.question.lead": "この画像には欠陥があります。Ano-Unetは**どこにあるか** を示し、**欠陥のない姿**"
     " を描きます。学習に使うのは正常画像だけです。",
@@ -139,7 +140,7 @@ TEXTS: dict[str, str] = {
     "story.instant.faster": "それぞれ、AnoGANと記事の手順に対する速さです（2コア）。",
     "story.instant.found": "10種類のテクスチャでの画素APです。順に、即時モード、最近傍パッチ。DAGMの星形テ"
     "クスチャでは{ours}と{nearest}。",
-    "story.instant.fact": "この画像にかかった時間です。画素AUROCは{auroc}です。",
+    "story.instant.fact": "この画像にかかった時間（{n}回の中央値）です。画素AUROCは{auroc}です。",
     # --- bundles ---
     "bundle.choose": "バンドル",
     "bundle.f_net": "f-Netのバンドル",

@@ -1,13 +1,13 @@
 """How it works, drawn: the article's story in twelve steps, for a hall.
 
-Each step has a title, a sentence or two, pictures, and one measured figure that says where it is from. What is
+Each step has a title, a sentence or two, pictures, and a measured figure that says where it is from. What is
 shown is computed by one job, in the story's order; what has come is kept for everybody.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,45 +36,48 @@ _keys = frontend.component("keys")
 
 STYLE = """
 <style>
-.st-key-story h1 {font-size: clamp(1.9rem, 3.1vw, 3.6rem); line-height: 1.12; padding: 0;}
-.st-key-story .au-kicker {font-size: clamp(0.95rem, 1.1vw, 1.3rem); opacity: 0.8; margin: 0;}
-.st-key-story .au-lead {font-size: clamp(1.15rem, 1.65vw, 2rem); line-height: 1.38; max-width: 62em;
-  margin: 0;}
-.st-key-story .au-lead b {font-weight: 650;}
+[data-testid="stMainBlockContainer"]:has(.st-key-story) {padding-bottom: 1rem;}
+[data-testid="stMainBlockContainer"]:has(.st-key-story) .st-key-languages {margin-bottom: -3.4rem;}
+.st-key-story {gap: clamp(0.6rem, 1.1vh, 1rem); --rest: calc(100vh - 19rem - 13.5vw);}
+.st-key-story h1 {font-size: clamp(1.9rem, 3.1vw, 3.8rem); line-height: 1.12; padding: 0;}
+.au-kicker {font-size: clamp(0.95rem, 1.1vw, 1.4rem); opacity: 0.8; margin: 0; padding: 0.4rem 0;}
+.au-lead {font-size: clamp(1.15rem, 1.9vw, 2.3rem); line-height: 1.32; margin: 0;}
+.au-lead b, .au-terms b {font-weight: 650;}
 .au-hall {display: grid; gap: clamp(0.5rem, 1.2vw, 1.6rem); align-items: start;}
-.au-hall.au-n1 {grid-template-columns: minmax(0, 1fr); max-width: 44vh;}
-.au-hall.au-n2 {grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 88vh;}
-.au-hall.au-n3 {grid-template-columns: repeat(3, minmax(0, 1fr)); max-width: 136vh;}
-.au-hall.au-n4 {grid-template-columns: repeat(4, minmax(0, 1fr)); max-width: 176vh;}
-.au-hall.au-n5 {grid-template-columns: repeat(5, minmax(0, 1fr)); max-width: 190vh;}
-.au-hall.au-two-rows {max-width: 118vh;}
-.au-hall.au-two-rows.au-n3 {max-width: 84vh;}
+.au-hall.au-n2 {grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: max(30rem, 2 * var(--rest));}
+.au-hall.au-n3 {grid-template-columns: repeat(3, minmax(0, 1fr)); max-width: max(40rem, 3 * var(--rest));}
+.au-hall.au-n4 {grid-template-columns: repeat(4, minmax(0, 1fr)); max-width: max(40rem, 2.7 * var(--rest));}
+.au-hall.au-low {max-width: max(40rem, 2.65 * var(--rest));}
+.au-hall.au-n5 {grid-template-columns: repeat(5, minmax(0, 1fr));}
+.au-hall.au-n6 {grid-template-columns: repeat(6, minmax(0, 1fr));}
 .au-hall figure {margin: 0; min-width: 0;}
+.au-hall figure + figure {margin-top: 0.5rem;}
+.au-hall > figure + figure {margin-top: 0;}
 .au-hall img {width: 100%; aspect-ratio: 1; object-fit: cover; display: block; border-radius: 0.5rem;
   border: 1px solid color-mix(in srgb, currentColor 16%, transparent); box-sizing: border-box;}
-.au-hall .au-tile img {aspect-ratio: 5 / 4; image-rendering: pixelated;}
-.au-hall figcaption {font-size: clamp(0.95rem, 1.25vw, 1.5rem); line-height: 1.25; padding-top: 0.35rem;}
+.au-hall .au-tile img {aspect-ratio: 3.2; image-rendering: pixelated;}
+.au-hall figcaption {font-size: clamp(0.95rem, 1.35vw, 1.65rem); line-height: 1.25; padding-top: 0.35rem;}
+.au-hall.au-n6 figcaption {font-size: clamp(0.95rem, 1.25vw, 1.5rem);}
 .au-hall figcaption b {font-weight: 600;}
-.au-hall figcaption span {opacity: 0.8; display: block; font-size: 0.92em;}
-.au-hall .au-wait {font-size: 1.1rem;}
-.au-formula {font-size: clamp(1.7rem, 3.2vw, 3.8rem); font-weight: 600; margin: 0; line-height: 1.2;
+.au-hall figcaption span {opacity: 0.82; display: block; font-size: 0.9em;}
+.au-hall .au-wait {font-size: clamp(1rem, 1.5vw, 1.7rem);}
+.au-formula {font-size: clamp(1.7rem, 3.2vw, 4rem); font-weight: 600; margin: 0; line-height: 1.2;
   font-family: "STIX Two Math", "Cambria Math", Cambria, Georgia, serif;}
-.au-terms {font-size: clamp(1rem, 1.35vw, 1.6rem); margin: 0.3rem 0 0; line-height: 1.45;}
-.au-terms b {font-weight: 650;}
-.au-fact {display: flex; flex-wrap: wrap; align-items: baseline; gap: 0.2rem 1.2rem; margin: 0;}
-.au-fact strong {font-size: clamp(1.6rem, 2.6vw, 3.1rem); font-weight: 700; line-height: 1.15;
+.au-terms {font-size: clamp(1rem, 1.5vw, 1.85rem); margin: 0.3rem 0 0; line-height: 1.4;}
+.au-fact {display: flex; flex-wrap: wrap; align-items: baseline; gap: 0.1rem 1.2rem; margin: 0;}
+.au-fact strong {font-size: clamp(1.6rem, 2.7vw, 3.3rem); font-weight: 700; line-height: 1.1;
   font-variant-numeric: tabular-nums;}
-.au-fact span {font-size: clamp(1.02rem, 1.3vw, 1.55rem); line-height: 1.35; flex: 1 1 22em; max-width: 62em;}
-.au-fact em {font-style: normal; font-size: clamp(0.85rem, 0.95vw, 1.1rem); border: 1px solid currentColor;
-  border-radius: 1em; padding: 0.05em 0.7em; white-space: nowrap; opacity: 0.85;}
-.au-bars {display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0.5rem 1rem; align-items: center;
-  font-size: clamp(1rem, 1.3vw, 1.6rem); margin: 0;}
-.au-bars dt {white-space: nowrap; font-weight: 600;}
+.au-fact span {font-size: clamp(1.02rem, 1.55vw, 1.9rem); line-height: 1.3; flex: 1 1 17em;}
+.au-fact em {font-style: normal; font-size: 0.75em; border: 1px solid currentColor; border-radius: 1em;
+  padding: 0.05em 0.7em; white-space: nowrap; opacity: 0.85;}
+.au-bars {display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0.6rem 1rem; align-items: center;
+  font-size: clamp(1rem, 1.5vw, 1.85rem); margin: 0;}
+.au-bars dt {font-weight: 600;}
 .au-bars dd {margin: 0; display: flex; align-items: center; gap: 0.6rem; font-variant-numeric: tabular-nums;
   white-space: nowrap;}
 .au-bars i {display: block; height: 1.5em; border-radius: 0.3rem; background: #0f9488; min-width: 3px;}
 .au-bars .au-other i {background: #d9622b;}
-.au-bars p {margin: 0; grid-column: 1 / -1; font-size: 0.85em; opacity: 0.85;}
+.au-bars p {margin: 0; grid-column: 1 / -1; font-size: 0.8em; opacity: 0.85;}
 .au-dots {display: flex; gap: clamp(0.2rem, 0.5vw, 0.55rem); align-items: center; justify-content: center;
   font-size: 1rem; white-space: nowrap;}
 .au-dots i {width: clamp(0.45rem, 0.8vw, 0.85rem); aspect-ratio: 1; border-radius: 50%;
@@ -82,16 +85,18 @@ STYLE = """
 .au-dots i.au-seen {background: currentColor;}
 .au-dots i.au-here {background: #0f9488; border-color: #0f9488; opacity: 1; transform: scale(1.35);}
 .au-dots b {padding-left: 0.5rem; font-weight: 600; font-variant-numeric: tabular-nums;}
-.st-key-story_nav {position: sticky; bottom: 0; z-index: 9; padding: 0.5rem 0.7rem; border-radius: 0.7rem;
+.st-key-story_nav {position: sticky; bottom: 0; z-index: 9; padding: 0.4rem 0.7rem; border-radius: 0.7rem;
   backdrop-filter: blur(14px); background: color-mix(in srgb, currentColor 7%, transparent);}
-[data-testid="stMainBlockContainer"]:has(.st-key-story) {padding-bottom: 1rem;}
+@media (min-width: 1600px) {
+  .st-key-story .js-plotly-plot svg text {font-size: 26px !important;}
+}
 @media (max-width: 640px) {
-  .au-hall.au-n3, .au-hall.au-n4, .au-hall.au-n5, .au-hall.au-two-rows, .au-hall.au-two-rows.au-n3
+  .au-hall.au-n3, .au-hall.au-n4, .au-hall.au-n5, .au-hall.au-n6
     {grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: none;}
-  .au-hall.au-n5 figure:first-child:not(.au-tile) {grid-column: 1 / -1; width: 50%;}
-  .au-hall.au-triples {grid-template-columns: repeat(3, minmax(0, 1fr));}
+  .au-hall.au-n5 > figure:first-child, .au-hall.au-n3 > figure:first-child
+    {grid-column: 1 / -1; width: 60%;}
+  .st-key-story .js-plotly-plot svg text {font-size: 13px !important;}
   .au-dots i {display: none;}
-  .st-key-story_nav button p {font-size: 0.95rem;}
 }
 </style>
 """
@@ -248,8 +253,8 @@ def _emphasised(text: str) -> str:
     return "".join(f"<b>{part}</b>" if number % 2 else part for number, part in enumerate(parts))
 
 
-def _row(cells: Sequence[str], count: int = 0, kind: str = "") -> None:
-    st.html(f'<div class="au-hall au-n{count or len(cells)} {kind}">{"".join(cells)}</div>')
+def _row(cells: Sequence[str], kind: str = "") -> None:
+    st.html(f'<div class="au-hall au-n{len(cells)} {kind}">{"".join(cells)}</div>')
 
 
 def _fact(number: str, said: str, live: bool = True) -> None:
@@ -296,6 +301,7 @@ def _large(figure: go.Figure, height: int) -> go.Figure:
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(tickfont=font, title_font=font)
     figure.update_annotations(font=font)
+    figure.update_traces(line_width=4, selector={"mode": "lines"})
     return figure
 
 
@@ -345,7 +351,7 @@ def _score(piece: Piece) -> None:
     normal, anomalous = piece.series["normal"], piece.series["anomalous"]
     figure = figures.score_histogram(normal, anomalous, piece.numbers["threshold"], t("chart.normals"))
     figure.update_layout(margin_t=80)
-    _chart(_large(figure, 400), "story_scores", t("story.score.alt"))
+    _chart(_large(figure, 440), "story_scores", t("story.score.alt"))
     _fact(
         f"{piece.numbers['auroc']:.2f}",
         t(
@@ -360,19 +366,17 @@ def _score(piece: Piece) -> None:
 
 def _mean(piece: Piece) -> None:
     pictures, name = piece.pictures, label(piece.words["defect"])
-    normals = [key.removeprefix("normal ") for key in pictures if key.startswith("normal ")]
-    first = [_tile(pictures["C"], "C", t("story.mean.c"), t("story.mean.alt_c"))]
-    second = [_tile(pictures["F x"], "F(x)", t("story.defective", name=name), t("story.mean.alt_f"))]
-    for n in normals:
-        first.append(
-            panels.figure(pictures[f"normal {n}"], t("story.mean.normal"), "", t("story.mean.normal"))
-        )
-        second.append(_tile(pictures[f"off {n}"], "abs(F − C)", "", t("story.mean.alt_normal")))
-    first.append(
-        panels.figure(pictures["x"], t("story.defective", name=name), "", t("alt.original", name=name))
-    )
-    second.append(_tile(pictures["off x"], "abs(F − C)", "", t("story.mean.alt_bad")))
-    _row([*first, *second], len(first), "au-two-rows")
+    own = [
+        _tile(pictures["C"], "C", t("story.mean.c"), t("story.mean.alt_c")),
+        _tile(pictures["F x"], "F(x)", t("story.defective", name=name), t("story.mean.alt_f")),
+    ]
+    columns = [own]
+    for n in range(work.NORMALS):
+        normal = panels.figure(pictures[f"normal {n}"], t("story.mean.normal"))
+        columns.append([normal, _tile(pictures[f"off {n}"], "abs(F(x) − C)", "", t("story.mean.alt_normal"))])
+    off = _tile(pictures["off x"], "abs(F(x) − C)", "", t("story.mean.alt_bad"))
+    columns.append([panels.figure(pictures["x"], t("story.defective", name=name)), off])
+    _row([f"<div>{''.join(column)}</div>" for column in columns])
     _fact(
         f"{_times(piece.numbers['normal'])} · {_times(piece.numbers['sample'])}",
         t("story.mean.fact", n=f"{int(piece.numbers['images']):,}"),
@@ -433,7 +437,7 @@ def _beta(piece: Piece) -> None:
         t("story.beta.own", beta=betas[1]),
         t("story.beta.large", beta=betas[2]),
     ]
-    _redrawn(piece, names, [_changes(numbers, n) for n in range(3)])
+    _pairs(piece, names)
     _fact(
         " · ".join(_grey(numbers[f"outside {n}"]) for n in range(3)),
         t(
@@ -444,38 +448,24 @@ def _beta(piece: Piece) -> None:
     )
 
 
-def _changes(numbers: Mapping[str, float], n: int) -> str:
-    return t("story.score_now", ratio=_times(numbers[f"score {n}"]))
-
-
-def _redrawn(piece: Piece, names: Sequence[str], notes: Sequence[str]) -> None:
-    """Several y, and below each what was changed."""
-    name, pictures = label(piece.words["defect"]), piece.pictures
-    above = [
-        panels.figure(pictures[f"y {n}"], title, note, t("alt.normalised", name=name) + ", " + title)
-        for n, (title, note) in enumerate(zip(names, notes, strict=True))
-    ]
-    below = [
-        panels.figure(pictures[f"heat {n}"], "", "", _changed(name, title)) for n, title in enumerate(names)
-    ]
-    original = _original(piece)
-    _row(
-        [
-            original,
-            *above,
-            '<figure class="au-legend"><figcaption><b>abs(x − y)</b></figcaption></figure>',
-            *below,
-        ],
-        len(names) + 1,
-        "au-two-rows",
-    )
+def _pairs(piece: Piece, names: Sequence[str]) -> None:
+    """Several y, each beside what was changed."""
+    cells, numbers, image = [], piece.numbers, label(piece.words["defect"])
+    for n, title in enumerate(names):
+        y, heat = piece.pictures[f"y {n}"], piece.pictures[f"heat {n}"]
+        score = t("story.score_now", ratio=_times(numbers[f"score {n}"]))
+        inside, outside = _grey(numbers[f"inside {n}"]), _grey(numbers[f"outside {n}"])
+        cells.append(panels.figure(y, title, score, t("alt.normalised", name=image) + ", " + title))
+        note = t("story.in_and_out", inside=inside, outside=outside)
+        cells.append(panels.figure(heat, "abs(x − y)", note, _changed(image, title)))
+    _row(cells)
 
 
 def _path(piece: Piece) -> None:
     numbers = piece.numbers
     left, right = st.columns([1.5, 1], gap="large", vertical_alignment="center")
     with left:
-        _chart(_large(_path_figure(piece), 470), "story_path", t("story.path.alt"))
+        _chart(_large(_path_figure(piece), 480), "story_path", t("story.path.alt"))
     with right:
         _row(_three(piece)[:2])
     told = {
@@ -537,7 +527,7 @@ def _many(piece: Piece) -> None:
     numbers = piece.numbers
     count = sum(key.startswith("steps ") for key in numbers)
     steps = [int(numbers[f"steps {n}"]) for n in range(count)]
-    _redrawn(piece, [t("story.many.steps", n=n) for n in steps], [_changes(numbers, n) for n in range(count)])
+    _pairs(piece, [t("story.many.steps", n=n) for n in steps])
     last = count - 1
     _fact(
         f"{_times(numbers['score 0'])} → {_times(numbers[f'score {last}'])}",
@@ -582,7 +572,7 @@ def _anogan(piece: Piece) -> None:
 
 
 def _local(piece: Piece) -> None:
-    pictures, numbers, name = piece.pictures, piece.numbers, label(piece.words["defect"])
+    pictures, numbers = piece.pictures, piece.numbers
     _row(
         [
             _original(piece),
@@ -592,7 +582,8 @@ def _local(piece: Piece) -> None:
             panels.figure(
                 pictures["distance"], t("story.local.patches"), "d(x)", t("story.local.alt_patches")
             ),
-        ]
+        ],
+        kind="au-low",
     )
     _fact(
         f"{numbers['ap pooled']:.2f} → {numbers['ap distance']:.2f}",
@@ -639,7 +630,10 @@ def _instant(piece: Piece) -> None:
         t("story.instant.found", ours=f"{ours_star:.3f}", nearest=f"{nearest_star:.3f}"),
         live=False,
     )
-    _fact(f"{1000 * numbers['seconds']:.0f} ms", t("story.instant.fact", auroc=f"{numbers['auroc']:.3f}"))
+    _fact(
+        f"{1000 * numbers['seconds']:.0f} ms",
+        t("story.instant.fact", n=work.PASSES, auroc=f"{numbers['auroc']:.3f}"),
+    )
 
 
 def _bars() -> str:
