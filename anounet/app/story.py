@@ -7,7 +7,7 @@ shown is computed by one job, in the story's order; what has come is kept for ev
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ STYLE = """
 [data-testid="stMainBlockContainer"]:has(.st-key-story) {padding-bottom: 1rem;}
 [data-testid="stMainBlockContainer"]:has(.st-key-story) .st-key-languages {margin-bottom: -3.4rem;}
 .st-key-story {gap: clamp(0.6rem, 1.1vh, 1rem); --rest: calc(100vh - 19rem - 13.5vw);}
-.st-key-story h1 {font-size: clamp(1.9rem, 3.1vw, 3.8rem); line-height: 1.12; padding: 0;}
+.st-key-story h1 {font-size: clamp(1.9rem, 3.1vw, 3.8rem); line-height: 1.12; padding: 0 0 0.7rem;}
 .au-kicker {font-size: clamp(0.95rem, 1.1vw, 1.4rem); opacity: 0.8; margin: 0; padding: 0.4rem 0;}
 .au-lead {font-size: clamp(1.15rem, 1.9vw, 2.3rem); line-height: 1.32; margin: 0;}
 .au-lead b, .au-terms b {font-weight: 650;}
@@ -78,6 +78,9 @@ STYLE = """
 .au-bars i {display: block; height: 1.5em; border-radius: 0.3rem; background: #0f9488; min-width: 3px;}
 .au-bars .au-other i {background: #d9622b;}
 .au-bars p {margin: 0; grid-column: 1 / -1; font-size: 0.8em; opacity: 0.85;}
+.au-key {display: flex; flex-wrap: wrap; gap: 0.2rem 1.6rem; margin: 0;
+  font-size: clamp(1rem, 1.5vw, 1.85rem);}
+.au-key i {display: inline-block; width: 0.75em; height: 0.75em; border-radius: 50%; margin-right: 0.4em;}
 .au-dots {display: flex; gap: clamp(0.2rem, 0.5vw, 0.55rem); align-items: center; justify-content: center;
   font-size: 1rem; white-space: nowrap;}
 .au-dots i {width: clamp(0.45rem, 0.8vw, 0.85rem); aspect-ratio: 1; border-radius: 50%;
@@ -85,8 +88,9 @@ STYLE = """
 .au-dots i.au-seen {background: currentColor;}
 .au-dots i.au-here {background: #0f9488; border-color: #0f9488; opacity: 1; transform: scale(1.35);}
 .au-dots b {padding-left: 0.5rem; font-weight: 600; font-variant-numeric: tabular-nums;}
-.st-key-story_nav {position: sticky; bottom: 0; z-index: 9; padding: 0.4rem 0.7rem; border-radius: 0.7rem;
-  backdrop-filter: blur(14px); background: color-mix(in srgb, currentColor 7%, transparent);}
+div:has(> .st-key-story_nav) {position: sticky; bottom: 0; z-index: 9;}
+.st-key-story_nav {padding: 0.4rem 0.7rem; border-radius: 0.7rem;
+  background: light-dark(#f1f5f6, #1a262b);}
 @media (min-width: 1600px) {
   .st-key-story .js-plotly-plot svg text {font-size: 26px !important;}
 }
@@ -295,14 +299,23 @@ def _three(piece: Piece) -> list[str]:
 
 
 def _large(figure: go.Figure, height: int) -> go.Figure:
-    """A chart with letters for a hall."""
+    """A chart with letters for a hall; what its colours mean stands above it, see `_key`."""
     font = {"size": LARGE}
-    figure.update_layout(height=height, font=font, legend={"font": font})
+    figure.update_layout(height=height, font=font, showlegend=False)
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(tickfont=font, title_font=font)
     figure.update_annotations(font=font)
     figure.update_traces(line_width=4, selector={"mode": "lines"})
     return figure
+
+
+def _key(names: Mapping[str, str]) -> None:
+    """What a chart's colours mean: name → colour. Plotly's own legend does not grow with the window."""
+    marks = "".join(
+        f'<span><i style="background: {colour}"></i>{html.escape(name)}</span>'
+        for name, colour in names.items()
+    )
+    st.html(f'<div class="au-key">{marks}</div>')
 
 
 def _chart(figure: go.Figure, key: str, alt: str) -> None:
@@ -350,7 +363,8 @@ def _question(piece: Piece) -> None:
 def _score(piece: Piece) -> None:
     normal, anomalous = piece.series["normal"], piece.series["anomalous"]
     figure = figures.score_histogram(normal, anomalous, piece.numbers["threshold"], t("chart.normals"))
-    figure.update_layout(margin_t=80)
+    figure.update_layout(margin_t=44)
+    _key({t("chart.normals"): figures.NORMAL, t("chart.abnormal"): figures.ABNORMAL})
     _chart(_large(figure, 440), "story_scores", t("story.score.alt"))
     _fact(
         f"{piece.numbers['auroc']:.2f}",
@@ -394,6 +408,7 @@ def _objective(piece: Piece) -> None:
     with right:
         lines = {"L_R": piece.series["L_R"], "β · L_C": piece.series["L_C"]}
         figure = figures.curves(lines, int(piece.numbers["steps"]), t("chart.step"))
+        _key(dict(zip(lines, figures.LINES, strict=False)))
         _chart(_large(figure, 400), "story_losses", t("story.objective.alt"))
     _fact(
         f"{piece.numbers['before']:.2f} → {piece.numbers['after']:.2f}",
@@ -465,6 +480,10 @@ def _path(piece: Piece) -> None:
     numbers = piece.numbers
     left, right = st.columns([1.5, 1], gap="large", vertical_alignment="center")
     with left:
+        _key(
+            {t("chart.normals"): figures.NORMAL, t("chart.anomalies"): figures.ABNORMAL}
+            | {"F(G(x))": figures.TRAILS[0], "C": figures.LINES[2]}
+        )
         _chart(_large(_path_figure(piece), 480), "story_path", t("story.path.alt"))
     with right:
         _row(_three(piece)[:2])
@@ -516,10 +535,7 @@ def _path_figure(piece: Piece) -> go.Figure:
     room = 0.06 * max(float((high - low).max()), 1e-3)
     figure.update_xaxes(range=[low[0] - room, high[0] + room], showticklabels=False, zeroline=False)
     figure.update_yaxes(range=[low[1] - room, high[1] + room], showticklabels=False, zeroline=False)
-    figure.update_layout(
-        margin={"l": 4, "r": 4, "t": 8, "b": 4},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-    )
+    figure.update_layout(margin={"l": 4, "r": 4, "t": 8, "b": 4})
     return figure
 
 
