@@ -44,6 +44,7 @@ TEXTS: dict[str, str] = {
     "home.about_center": "What is normal, for the whole image and for every patch, with thresholds; and the "
     "training of instant mode.",
     # --- how it works ---
+    "home.go_story": "How it works, in twelve steps",
     "story.job": "The steps of How it works",
     "story.computing": "Being computed: {n} of {of} steps are ready.",
     "story.again": "Compute it",

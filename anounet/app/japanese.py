@@ -40,6 +40,7 @@ TEXTS: dict[str, str] = {
     "home.about_center": "何が正常かを、画像全体とパッチごとに、しきい値とあわせて求めます。即時モードの学"
     "習もここで行います。",
     # --- how it works ---
+    "home.go_story": "しくみを12ステップで見る",
     "story.job": "「しくみ」の各ステップ",
     "story.computing": "計算中です。{of}ステップ中{n}ステップが終わりました。",
     "story.again": "計算する",
