@@ -100,8 +100,8 @@ TEXTS: dict[str, str] = {
     "story.centering.fact": "of 255 grey levels changed where nothing is wrong, {inside} in the defect. "
     "F’s score in thresholds: {before}, then {after}.",
     "story.beta.title": "β decides how much may change",
-    "story.beta.lead": "Too **small**, and F is content before the defect shows. Too **large**, and the "
-    "background is disturbed.",
+    "story.beta.lead": "Too **small**, and hardly anything changes: the anomaly stays hidden. Too "
+    "**large**, and the background is disturbed.",
     "story.beta.small": "β = {beta}: small",
     "story.beta.own": "β = {beta}: ours",
     "story.beta.large": "β = {beta}: large",

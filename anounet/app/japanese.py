@@ -95,8 +95,8 @@ TEXTS: dict[str, str] = {
     "story.centering.fact": "255階調のうち、正常な部分が変わった量です。欠陥の部分は{inside}。Fのスコア（し"
     "きい値に対する比）は{before}から{after}になりました。",
     "story.beta.title": "βが変化の大きさを決める",
-    "story.beta.lead": "**小さすぎる** と、欠陥が現れる前にFが納得します。**大きすぎる** と、背景が乱れます"
-    "。",
+    "story.beta.lead": "**小さすぎる** と、ほとんど何も変わらず、異常が隠れたままです。**大きすぎる** と、"
+    "背景が乱れます。",
     "story.beta.small": "β = {beta}：小",
     "story.beta.own": "β = {beta}：標準",
     "story.beta.large": "β = {beta}：大",
