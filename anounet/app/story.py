@@ -37,7 +37,8 @@ _keys = frontend.component("keys")
 STYLE = """
 <style>
 [data-testid="stMainBlockContainer"]:has(.st-key-story) {padding-bottom: 1rem;}
-[data-testid="stMainBlockContainer"]:has(.st-key-story) .st-key-languages {margin-bottom: -3.4rem;}
+[data-testid="stMainBlockContainer"]:has(.st-key-story) .st-key-languages
+  {margin-bottom: -3.4rem; position: relative; z-index: 8;}
 .st-key-story {gap: clamp(0.6rem, 1.1vh, 1rem); --rest: calc(100vh - 19rem - 13.5vw);}
 .st-key-story h1 {font-size: clamp(1.9rem, 3.1vw, 3.8rem); line-height: 1.12; padding: 0 0 0.7rem;}
 .au-kicker {font-size: clamp(0.95rem, 1.1vw, 1.4rem); opacity: 0.8; margin: 0; padding: 0.4rem 0;}
