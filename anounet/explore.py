@@ -15,6 +15,7 @@ G never saw (`second_classifier`) says whether the change is real.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,13 @@ from anounet.bundle import Bundle
 from anounet.center import Center, features_of
 from anounet.datasets import DataError, ImageSet, choose, open_set
 from anounet.film import Film, Way
-from anounet.optimize import DivergedError, Step
+from anounet.optimize import DivergedError, Step, descend
 from anounet.prepare import DataChoice, normal_images
 from anounet.visualization import check_image, parts_for
 
 NORMALS, REFERENCES, ANOMALIES = 96, 108, 60  # images in the picture, of each kind at most
 MIN_POINTS = 3
+TERMS = ("L_R", "L_C")
 MOST_BETAS = MOST_COLUMNS = 12
 _BATCH = 32  # images that F gets at once
 
@@ -299,6 +301,49 @@ def _steps(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> Iterator[S
     parts = parts_for(bundle, replace(settings, stop=0.0))
     with closing(ano_unet.reconstruct(x[None], bundle.f_net, *parts, snapshot_every=1)) as steps:
         yield from steps
+
+
+# --- one term alone ----------------------------------------------------------------------------------
+
+
+def alone(x: Tensor, bundle: Bundle, settings: ano_unet.Settings, term: str) -> Iterator[Step]:
+    """The optimisation of one image with only one of the objective's two terms, for seeing what it does.
+
+    All else is as in `fast` mode: the same start, the same optimiser, and all steps.
+
+    Args:
+        x: (3, H, W) float32 in [0, 1] at the bundle's size.
+        settings: of `fast` mode; β does not count.
+        term: "L_R" or "L_C".
+
+    Yields:
+        settings.steps + 1 Steps, whose L is that term; the last one carries y, (1, 3, H, W).
+
+    Raises:
+        ValueError: the image does not fit, the bundle lacks a part, or there is no such term or mode.
+        DivergedError: L stopped being a number.
+    """
+    if term not in TERMS or settings.mode != "fast":
+        raise ValueError(
+            f"One term alone is {' or '.join(TERMS)} in fast mode, not {term} in {settings.mode}."
+        )
+    x = check_image(x, bundle)[None].to(bundle.device)
+    center, _, start = parts_for(bundle, settings)
+    objective = ano_unet.losses(x, bundle.f_net, center, settings.beta, settings.slack)
+    g = copy.deepcopy(start).to(bundle.device).requires_grad_(True)
+
+    def single(y: Tensor) -> dict[str, Tensor]:
+        losses = objective(y)
+        return losses | {"L": losses[term]}
+
+    return descend(
+        g.parameters(),
+        lambda: g(x),
+        single,
+        lambda parameters: torch.optim.Adam(parameters, settings.learning_rate, fused=True),
+        steps=settings.steps,
+        threads=1,
+    )
 
 
 # --- steps and β -------------------------------------------------------------------------------------

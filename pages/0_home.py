@@ -82,6 +82,7 @@ gallery.show()
 st.subheader(t("home.what_title"), anchor=False)
 st.markdown(t("home.what"))
 st.markdown(t("home.instant"))
+routing.link("story", t("home.go_story"))
 st.subheader(t("home.next_title"), anchor=False)
 steps = (
     ("visualise", t("home.go_visualise"), t("home.about_visualise")),

@@ -50,6 +50,7 @@ PAGES = (
     "pages/5_experiments.py",
     "pages/6_explore.py",
     "pages/7_two_images.py",
+    "pages/8_how_it_works.py",
 )
 # Far below what nets of random weights reach, so that there are regions to see.
 SCALES = {"fast": 0.1, "anogan": 0.2, "instant": 0.05, "instant:residual": 0.05, "instant:distance": 0.5}
@@ -187,6 +188,7 @@ def test_each_page_opens_as_a_deep_link_on_a_cold_server(weights: Path, page: st
         PAGES[5]: texts.t("experiments.title"),
         PAGES[6]: texts.t("explore.title"),
         "pages/7_two_images.py": texts.t("differ.title"),
+        "pages/8_how_it_works.py": texts.t("story.question.title"),
     }
     assert at.title[0].value == titles[page]
 

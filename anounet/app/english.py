@@ -12,6 +12,7 @@ TEXTS: dict[str, str] = {
     "page.experiments": "Experiments",
     "page.explore": "Explore",
     "page.two_images": "Two images",
+    "page.story": "How it works",
     "language.choose": "Language",
     # --- home ---
     "home.lead": "**Where** is an image abnormal, and **what would it look like if it were normal?** Pick a "
@@ -42,6 +43,113 @@ TEXTS: dict[str, str] = {
     "home.go_center": "Compute C",
     "home.about_center": "What is normal, for the whole image and for every patch, with thresholds; and the "
     "training of instant mode.",
+    # --- how it works ---
+    "home.go_story": "How it works, in twelve steps",
+    "story.job": "The steps of How it works",
+    "story.computing": "Being computed: {n} of {of} steps are ready.",
+    "story.again": "Compute it",
+    "story.back": "Back",
+    "story.next": "Next",
+    "story.at": "Step {n} of {of}",
+    "story.live": "computed here, just now",
+    "story.readme": "measured, see README",
+    "story.image": "Image",
+    "story.normal": "As if it were normal",
+    "story.where": "Where it is abnormal",
+    "story.defective": "Defect: {name}",
+    "story.redrawn": "redrawn",
+    "story.changed": "what was changed",
+    "story.alt_change": "{name}: what G changed",
+    "story.score_now": "F’s score: {ratio}",
+    "story.in_and_out": "defect {inside}, background {outside}",
+    "story.question.title": "Where is it abnormal? And what would it be if it were normal?",
+    "story.question.lead": "This image has a defect. Ano-Unet shows **where**, and draws the image "
+    "**without it**. It has learned from normal images alone.",
+    "story.question.fact": "the threshold: that is the score of this image. Above 1× an image is called "
+    "anomalous.",
+    "story.score.title": "F judges: how unusual is the image?",
+    "story.score.lead": "F turns an image into **1,280 numbers**. The score says how far they lie from "
+    "those of normal images.",
+    "story.score.alt": "Histogram of F’s score of normal and of abnormal test images, with the threshold",
+    "story.score.fact": "AUROC of the score, on {normal} normal and {bad} abnormal test images: {found} of "
+    "the abnormal ones lie above the threshold, and {alarms} of the normal ones.",
+    "story.mean.title": "C: the mean of what is normal",
+    "story.mean.lead": "**C** is the mean of F over normal images. A normal image lies near C, a defective "
+    "one farther away.",
+    "story.mean.c": "1,280 numbers, one a square",
+    "story.mean.normal": "Normal",
+    "story.mean.alt_c": "C as squares, the largest numbers first",
+    "story.mean.alt_f": "F of the defective image as squares, in the order of C",
+    "story.mean.alt_normal": "Distance of a normal image’s numbers from C: mostly dark",
+    "story.mean.alt_bad": "Distance of the defective image’s numbers from C: brighter",
+    "story.mean.fact": "the threshold: the distance from C of a normal test image (median), and of the "
+    "defective one. C was computed from {n} normal images.",
+    "story.objective.title": "The objective: change little, and please F",
+    "story.objective.lead": "A U-Net, **G**, redraws the image x as y until F takes y for normal.",
+    "story.objective.terms": "**L_R** = mean abs(x − y): how much was changed. **L_C** = mean abs(F(y) − "
+    "C): how far from normal y still is. **β** weighs the two.",
+    "story.objective.alt": "L_R and β · L_C over the steps",
+    "story.objective.fact": "L in {steps} steps, with β = {beta}.",
+    "story.residual.title": "L_R alone: nothing changes",
+    "story.residual.lead": "Without L_C, G only has to redraw what it sees. The **defect stays**.",
+    "story.residual.fact": "of 255 grey levels changed in the mean, after {steps} steps. F’s score in "
+    "thresholds: {before}, then {after}.",
+    "story.centering.title": "L_C alone: anything may change",
+    "story.centering.lead": "Without L_R, only F has a say. G pleases it wherever it can, **in the "
+    "background too**.",
+    "story.centering.fact": "of 255 grey levels changed where nothing is wrong, {inside} in the defect. "
+    "F’s score in thresholds: {before}, then {after}.",
+    "story.beta.title": "β decides how much may change",
+    "story.beta.lead": "Too **small**, and hardly anything changes: the anomaly stays hidden. Too "
+    "**large**, and the background is disturbed.",
+    "story.beta.small": "β = {beta}: small",
+    "story.beta.own": "β = {beta}: ours",
+    "story.beta.large": "β = {beta}: large",
+    "story.beta.fact": "of 255 grey levels changed in the background, with β = {betas}. In the defect: "
+    "{inside}.",
+    "story.path.title": "Step by step, towards C",
+    "story.path.lead": "With every step F(G(x)) moves **towards C**, until it lies among the normal images.",
+    "story.path.alt": "A plane of feature space: normal images around C, anomalies around them, and the "
+    "path of F(G(x)) to C",
+    "story.path.fact": "steps until F calls the image normal. In {steps} steps its score falls from "
+    "{before} to {after} of the threshold.",
+    "story.path.never": "the threshold after {steps} steps, from {before}: F does not call the image "
+    "normal yet.",
+    "story.many.title": "Too many steps fool F",
+    "story.many.lead": "F’s score goes on falling, and yet G **repairs no more**: the image becomes an "
+    "adversarial example.",
+    "story.many.steps": "{n} steps",
+    "story.many.fact": "F’s score in thresholds, after {first} and {last} steps. Meanwhile the change of "
+    "the defect goes from {was} to {now} of 255 grey levels.",
+    "story.anogan.title": "Beside it: AnoGAN",
+    "story.anogan.lead": "AnoGAN **searches** among the images that it can draw for the one nearest to x. "
+    "What it can’t draw looks abnormal.",
+    "story.anogan.alt": "{name}: where {rival}’s image differs",
+    "story.anogan.fact": "an image: Ano-Unet, {steps} steps from a prepared U-Net, and AnoGAN, {search} "
+    "steps. Pixel AUROC of the maps: {ours} and {rival}. The article’s own procedure took {article} s "
+    "(README).",
+    "story.local.title": "One C for every patch",
+    "story.local.lead": "Of a thin scratch, 1,280 numbers of the whole image say little. **Local centres** "
+    "measure each patch by itself.",
+    "story.local.pooled": "One C",
+    "story.local.patches": "Local centres",
+    "story.local.alt_pooled": "What G changed with one C for the image",
+    "story.local.alt_patches": "Distance of every patch from its nearest local centre",
+    "story.local.fact": "pixel average precision on the smallest defect of all, {area} % of its image. Of "
+    "{n} defective images F’s score finds {pooled}, the patches find {patches}.",
+    "story.local.star": "AUROC on the fine scratches of DAGM’s star texture: F’s score, and the patches.",
+    "story.instant.title": "Instant mode: one pass",
+    "story.instant.lead": "One small U-Net is trained **once** on the objective. After that, an image "
+    "takes a single pass.",
+    "story.instant.pass": "one pass",
+    "story.instant.alt": "{name}: heat map of instant mode",
+    "story.instant.article": "The article’s",
+    "story.instant.ours": "Instant",
+    "story.instant.scale": "Seconds an image, logarithmic scale (README)",
+    "story.instant.faster": "faster than AnoGAN, and than the article’s procedure, on two cores.",
+    "story.instant.found": "pixel AP on ten textures, Instant mode and nearest patch. DAGM’s star: {ours} "
+    "and {nearest}.",
+    "story.instant.fact": "for this image, median of {n} passes; pixel AUROC {auroc}.",
     # --- bundles ---
     "bundle.choose": "Bundle",
     "bundle.f_net": "f-Net of the bundle",

@@ -12,6 +12,7 @@ TEXTS: dict[str, str] = {
     "page.experiments": "実験",
     "page.explore": "分析",
     "page.two_images": "2枚の比較",
+    "page.story": "しくみ",
     "language.choose": "言語",
     # --- home ---
     "home.lead": "画像の**どこ**が異常で、**正常ならどう見えるはず**なのか。欠陥を選ぶと、その場で計算して"
@@ -38,6 +39,109 @@ TEXTS: dict[str, str] = {
     "home.go_center": "Cを計算する",
     "home.about_center": "何が正常かを、画像全体とパッチごとに、しきい値とあわせて求めます。即時モードの学"
     "習もここで行います。",
+    # --- how it works ---
+    "home.go_story": "しくみを12ステップで見る",
+    "story.job": "「しくみ」の各ステップ",
+    "story.computing": "計算中です。{of}ステップ中{n}ステップが終わりました。",
+    "story.again": "計算する",
+    "story.back": "戻る",
+    "story.next": "次へ",
+    "story.at": "{of}ステップ中{n}番目",
+    "story.live": "この場で計算",
+    "story.readme": "測定値（READMEに記載）",
+    "story.image": "元画像",
+    "story.normal": "もし正常なら",
+    "story.where": "異常な場所",
+    "story.defective": "欠陥：{name}",
+    "story.redrawn": "描き直した画像",
+    "story.changed": "変わったところ",
+    "story.alt_change": "{name}：Gが変えたところ",
+    "story.score_now": "Fのスコア：{ratio}",
+    "story.in_and_out": "欠陥 {inside}、背景 {outside}",
+    "story.question.title": "どこが異常？ 正常ならどう見える？",
+    "story.question.lead": "この画像には欠陥があります。Ano-Unetは**どこにあるか** を示し、**欠陥のない姿**"
+    " を描きます。学習に使うのは正常画像だけです。",
+    "story.question.fact": "この画像のスコアです（しきい値に対する比）。1×を超えると異常と判定します。",
+    "story.score.title": "判定役F：どれくらい普通と違う？",
+    "story.score.lead": "Fは画像を**1,280個の数値** に変えます。それが正常画像の数値からどれだけ離れている"
+    "かがスコアです。",
+    "story.score.alt": "正常と異常のテスト画像についての、Fのスコアのヒストグラムとしきい値",
+    "story.score.fact": "スコアのAUROCです（正常{normal}枚、異常{bad}枚のテスト画像）。しきい値を超えたのは"
+    "、異常画像のうち{found}枚、正常画像のうち{alarms}枚です。",
+    "story.mean.title": "C：正常の平均",
+    "story.mean.lead": "**C** は正常画像に対するFの出力の平均です。正常画像はCの近くに、欠陥のある画像は遠"
+    "くにあります。",
+    "story.mean.c": "1,280個の数値。1マスが1個",
+    "story.mean.normal": "正常",
+    "story.mean.alt_c": "Cの数値を、大きい順にマス目で表したもの",
+    "story.mean.alt_f": "欠陥画像に対するFの数値を、Cと同じ順にマス目で表したもの",
+    "story.mean.alt_normal": "正常画像の数値とCとの差：ほとんどが暗い",
+    "story.mean.alt_bad": "欠陥画像の数値とCとの差：明るいところが多い",
+    "story.mean.fact": "Cからの距離です（しきい値に対する比）。順に、正常なテスト画像の中央値、この欠陥画像"
+    "。Cは正常画像{n}枚から計算しました。",
+    "story.objective.title": "目的関数：少しだけ変えて、Fを納得させる",
+    "story.objective.lead": "U-Netの**G** が画像xをyに描き直します。Fがyを正常とみなすまで続けます。",
+    "story.objective.terms": "**L_R** = mean abs(x − y)：どれだけ変えたか。**L_C** = mean abs(F(y) − C)：y"
+    "がまだどれだけ正常から遠いか。**β** は両者の重みです。",
+    "story.objective.alt": "各ステップのL_Rとβ · L_C",
+    "story.objective.fact": "{steps}ステップでのLの変化です（β = {beta}）。",
+    "story.residual.title": "L_Rだけ：何も変わらない",
+    "story.residual.lead": "L_Cがなければ、Gは見たままを描き直すだけです。**欠陥は残ります**。",
+    "story.residual.fact": "255階調のうち、{steps}ステップで変わった量の平均です。Fのスコア（しきい値に対す"
+    "る比）は{before}から{after}になりました。",
+    "story.centering.title": "L_Cだけ：何でも変わってしまう",
+    "story.centering.lead": "L_Rがなければ、決めるのはFだけです。GはFが納得しさえすれば、**背景まで** 変え"
+    "てしまいます。",
+    "story.centering.fact": "255階調のうち、正常な部分が変わった量です。欠陥の部分は{inside}。Fのスコア（し"
+    "きい値に対する比）は{before}から{after}になりました。",
+    "story.beta.title": "βが変化の大きさを決める",
+    "story.beta.lead": "**小さすぎる** と、ほとんど何も変わらず、異常が隠れたままです。**大きすぎる** と、"
+    "背景が乱れます。",
+    "story.beta.small": "β = {beta}：小",
+    "story.beta.own": "β = {beta}：標準",
+    "story.beta.large": "β = {beta}：大",
+    "story.beta.fact": "255階調のうち、背景が変わった量です（β = {betas}）。欠陥の部分は{inside}です。",
+    "story.path.title": "1ステップごとにCへ近づく",
+    "story.path.lead": "ステップのたびにF(G(x))は**Cへ近づき**、やがて正常画像の中に入ります。",
+    "story.path.alt": "特徴空間の平面。Cのまわりに正常画像、その外側に異常画像があり、F(G(x))がCへ向かう",
+    "story.path.fact": "ステップでFが正常と判定しました。スコアは{steps}ステップで、しきい値の{before}から"
+    "{after}に下がります。",
+    "story.path.never": "{steps}ステップ後のスコアです（しきい値に対する比、最初は{before}）。Fはまだ正常と"
+    "判定していません。",
+    "story.many.title": "ステップが多すぎるとFがだまされる",
+    "story.many.lead": "Fのスコアは下がり続けますが、Gは**それ以上直しません**。画像は敵対的サンプルになっ"
+    "ていきます。",
+    "story.many.steps": "{n}ステップ",
+    "story.many.fact": "Fのスコア（しきい値に対する比）です。順に{first}ステップ後、{last}ステップ後。その"
+    "間に、欠陥の部分の変化は255階調のうち{was}から{now}になりました。",
+    "story.anogan.title": "比較：AnoGAN",
+    "story.anogan.lead": "AnoGANは、自分が描ける画像の中からxに最も近いものを**探索** します。描けないもの"
+    "は異常に見えてしまいます。",
+    "story.anogan.alt": "{name}：{rival}の画像と異なるところ",
+    "story.anogan.fact": "1枚の時間です。順に、準備済みのU-Netから{steps}ステップのAno-Unet、{search}ステッ"
+    "プのAnoGAN。マップの画素AUROCは{ours}と{rival}です。記事の手順では{article}秒かかりました（README）。",
+    "story.local.title": "パッチごとのC",
+    "story.local.lead": "細い傷は、画像全体の1,280個の数値にはわずかしか現れません。**局所中心** はパッチを"
+    "1つずつ測ります。",
+    "story.local.pooled": "Cが1つ",
+    "story.local.patches": "局所中心",
+    "story.local.alt_pooled": "Cが画像全体に1つのときに、Gが変えたところ",
+    "story.local.alt_patches": "各パッチから最も近い局所中心までの距離",
+    "story.local.fact": "最も小さい欠陥（画像の{area} %）での画素APです。欠陥画像{n}枚のうち、Fのスコアは"
+    "{pooled}枚、パッチは{patches}枚を見つけます。",
+    "story.local.star": "DAGMの星形テクスチャにある細い傷でのAUROCです。順に、Fのスコア、パッチ。",
+    "story.instant.title": "即時モード：1回の推論で",
+    "story.instant.lead": "小さなU-Netを、この目的関数で**一度だけ** 学習します。あとは画像1枚につき1回の推"
+    "論で済みます。",
+    "story.instant.pass": "1回の推論",
+    "story.instant.alt": "{name}：即時モードのヒートマップ",
+    "story.instant.article": "記事の手順",
+    "story.instant.ours": "即時モード",
+    "story.instant.scale": "1枚の秒数。対数目盛り（README）",
+    "story.instant.faster": "それぞれ、AnoGANと記事の手順に対する速さです（2コア）。",
+    "story.instant.found": "10種類のテクスチャでの画素APです。順に、即時モード、最近傍パッチ。DAGMの星形テ"
+    "クスチャでは{ours}と{nearest}。",
+    "story.instant.fact": "この画像にかかった時間（{n}回の中央値）です。画素AUROCは{auroc}です。",
     # --- bundles ---
     "bundle.choose": "バンドル",
     "bundle.f_net": "f-Netのバンドル",

@@ -22,7 +22,7 @@ from anounet.app import batching
 from anounet.app.batching import Batcher
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
-from anounet.app.work import exploring, filming, training
+from anounet.app.work import exploring, filming, story, training
 from anounet.bundle import (
     PARTS,
     SHIPPED,
@@ -243,6 +243,11 @@ def explored() -> exploring.Explored:
 @st.cache_resource(show_spinner=False)
 def films() -> filming.Films:
     return ResultCache(filming.MAX_BYTES, filming.size_of)
+
+
+@st.cache_resource(show_spinner=False)
+def stories() -> story.Stories:
+    return ResultCache(story.MAX_BYTES, story.size_of)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

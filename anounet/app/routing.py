@@ -38,6 +38,7 @@ PAGES = {
     "experiments": PageEntry("pages/5_experiments.py", "experiments", ":material/science:"),
     "explore": PageEntry("pages/6_explore.py", "explore", ":material/explore:"),
     "two_images": PageEntry("pages/7_two_images.py", "two_images", ":material/compare:"),
+    "story": PageEntry("pages/8_how_it_works.py", "how_it_works", ":material/school:"),
 }
 TITLES = {
     "home": lambda: t("page.home"),
@@ -48,6 +49,7 @@ TITLES = {
     "experiments": lambda: t("page.experiments"),
     "explore": lambda: t("page.explore"),
     "two_images": lambda: t("page.two_images"),
+    "story": lambda: t("page.story"),
 }
 
 
