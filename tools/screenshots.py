@@ -38,6 +38,8 @@ VIEWS = {
     "visualise-upload": "visualise?source=upload",
     "explore-grid": "explore?show=grid",
 }
+STEPS = {f"how_it_works-{number:02}": f"how_it_works?step={number}" for number in range(2, 13)}
+FEW = (("en", "light", "desktop"), ("ja", "dark", "phone"))  # ways of the steps
 
 
 @dataclass(frozen=True)
