@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ QUIET = "[data-testid='stApp'][data-test-script-state='notRunning']"
 
 @pytest.fixture(scope="module")
 def server(made: Path) -> Iterator[str]:  # noqa: F811
+    with serving(made) as address:
+        yield address
+
+
+@contextmanager
+def serving(weights: Path) -> Iterator[str]:
     """The app on a free port, started as a user would start it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -59,7 +66,7 @@ def server(made: Path) -> Iterator[str]:  # noqa: F811
     process = subprocess.Popen(
         [*command, *options],
         cwd=ROOT,
-        env=os.environ | {"ANOUNET_WEIGHTS": str(made), "ANOUNET_DATA": str(made / "no-data")},
+        env=os.environ | {"ANOUNET_WEIGHTS": str(weights), "ANOUNET_DATA": str(weights / "no-data")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

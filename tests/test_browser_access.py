@@ -48,11 +48,16 @@ def rest(page: Any) -> None:
         page.wait_for_timeout(300)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_no_serious_fault(server: str, browser: Any, address: str, scheme: str) -> None:  # noqa: F811
-    visit = opened(browser, f"{server}/{address}", scheme)
+def test_no_serious_fault(server: str, browser: Any, address: str) -> None:  # noqa: F811
+    visit = opened(browser, f"{server}/{address}", "light")
     try:
+        assert not faults(visit.page)
+        visit.page.emulate_media(color_scheme="dark")
+        visit.page.wait_for_function(
+            "() => getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark'"
+        )
+        rest(visit.page)
         assert not faults(visit.page)
         visit.sound()
     finally:

@@ -40,6 +40,8 @@ FILE_SIDE = 480  # pictures in files are enlarged to about this, so that lines a
 STYLE = """
 <style>
 [data-testid="stMainBlockContainer"] {padding-top: 4.2rem; padding-bottom: 4rem;}
+.js-plotly-plot svg .xtick text, .js-plotly-plot svg .ytick text, .js-plotly-plot svg .xtitle,
+.js-plotly-plot svg .ytitle, .js-plotly-plot svg .annotation-text {fill: currentColor !important;}
 [data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] * {color: inherit !important;}
 button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"] {color: inherit !important;}
 .au-grid {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.9rem; max-width: 68rem;}
