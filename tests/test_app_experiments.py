@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ from anounet.experiments import (
     methods,
     run,
     save_report,
+    what_was_found,
 )
+from anounet.experiments.findings import SENTENCES
 from anounet.images import png_bytes
 from anounet.prepare import DataChoice, describe
 from anounet.presets import PRESETS
@@ -184,3 +187,23 @@ def test_other_bundles_with_numbers_are_experiments_too(weights: Path, measured:
     assert reports.experiment_names() == [*PRESETS, "parts"]
     assert measured.command in words(page(experiment="parts"))
     assert not (weights / SHIPPED / PICTURE).exists()
+
+
+def test_what_was_found_is_said_in_japanese_too(weights: Path, measured: Report) -> None:  # noqa: F811
+    save_report(measured, png_bytes(tiny.pixels(1)[0].permute(1, 2, 0).numpy()))
+    said = words(page(lang="ja"))
+    assert "Ano-Unet（" in said and "倍変化させます" in said and "テスト画像" in said
+    assert "anomalous" not in said
+    with texts.speaking("ja"):
+        told = reports._told(measured)
+    numbers = [part for sentence in what_was_found(measured) for part in sentence.values.values()]
+    assert numbers and all(number in told for number in numbers)
+
+
+def test_every_sentence_is_there_in_every_language() -> None:
+    for key, sentence in SENTENCES.items():
+        names = {part[1] for part in string.Formatter().parse(sentence) if part[1]}
+        for language in texts.LANGUAGES:
+            with texts.speaking(language):
+                said = texts.label(f"said.{key}")
+            assert {part[1] for part in string.Formatter().parse(said) if part[1]} == names, (key, language)

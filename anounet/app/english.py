@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from anounet.experiments.findings import SENTENCES
+
 TEXTS: dict[str, str] = {
     "app.name": "Ano-Unet",
     "page.home": "Home",
@@ -876,6 +878,9 @@ TEXTS: dict[str, str] = {
 }
 
 LABELS: dict[str, str] = {
+    **{f"said.{key}": said for key, said in SENTENCES.items()},
+    "split.test": "test",
+    "split.validation": "validation",
     "where.top-left": "top left",
     "where.top-middle": "top",
     "where.top-right": "top right",

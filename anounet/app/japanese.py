@@ -865,6 +865,29 @@ TEXTS: dict[str, str] = {
 }
 
 LABELS: dict[str, str] = {
+    "said.images": "異常な{split}画像{anomalies}枚（{names}）と、正常な「{normal}」の画像{normals}枚です。",
+    "said.score": "Fのスコアで両者を分ける画像AUROCは{auroc}です。",
+    "said.changed": "Ano-Unet（{method}）は、異常画像を正常画像の{ratio}倍変化させます（平均abs(x − y)は"
+    "{anomalous}対{normals}）。マップの最大値のAUROCは{auroc}です。",
+    "said.pixels": "画素単位では、マップのAUROCは{auroc}、APは{ap}です。",
+    "said.pixels_beside": "画素単位では、マップのAUROCは{auroc}、APは{ap}です。描き直さない距離だけの場合"
+    "は{other_auroc}と{other_ap}です。",
+    "said.judged": "Gが一度も見ていない第2分類器は、正常画像の{normals}、異常画像の{anomalies}を正しく判定"
+    "します。それによれば、変化の{towards}は「{normal}」の方向です。",
+    "said.judged_flips": "Gが一度も見ていない第2分類器は、正常画像の{normals}、異常画像の{anomalies}を正し"
+    "く判定します。それによれば、変化の{towards}は「{normal}」の方向で、異常と判定した{called}枚のうち"
+    "{flips}は正常に変わります。",
+    "said.flips": "全手法のうち、正常に変わる割合が最も高いのは{best}（{most_of}枚の{most}）、最も低いのは"
+    "{worst}（{fewest_of}枚の{fewest}）です。",
+    "said.decoder_blurs": "デコーダーはここでは機能しません（変化は正常画像の{ratio}倍、AUROC {auroc}）。"
+    "画像全体を1つのベクトルで表すF(x)は細部を保持しないため、欠陥だけでなく「{normal}」全体がぼやけます。",
+    "said.decoder_varies": "デコーダーはここでは機能しません（変化は正常画像の{ratio}倍、AUROC {auroc}）。"
+    "大きさ、向き、背景が「{normal}」ごとに異なり、F(x)はそれを保持しないため、正常画像も別のものに描き直"
+    "してしまいます。",
+    "said.decoder_finds": "デコーダーはここでは異常を見つけます（変化は正常画像の{ratio}倍、AUROC {auroc}"
+    "）。「{normal}」どうしが十分に似ているためです。",
+    "split.test": "テスト",
+    "split.validation": "検証",
     "where.top-left": "左上",
     "where.top-middle": "上側",
     "where.top-right": "右上",

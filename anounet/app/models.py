@@ -69,7 +69,9 @@ def set_up() -> None:
     keep_freed()
     use_all_cores()
     device_name()
-    later = threading.Timer(SETTLING, settle)  # 0.7 s of work that the first visitor need not wait for
+    # As Streamlit does for the first table; while one thread imports it, Plotly fails in the others.
+    importlib.import_module("pandas")
+    later = threading.Timer(SETTLING, settle)  # 0.2 s of work that the first visitor need not wait for
     later.daemon = True
     later.start()
 
@@ -81,7 +83,6 @@ def settle() -> None:
     through, 0.2 s each time: they are taken out of the search.
     """
     if _settled.acquire(blocking=False):
-        importlib.import_module("pandas")  # as Streamlit does for the first table
         gc.collect()
         gc.freeze()
 

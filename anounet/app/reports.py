@@ -11,7 +11,7 @@ import streamlit as st
 from anounet.app import components, models, panels
 from anounet.app.inputs import clamp
 from anounet.app.jobs import Job, job_id
-from anounet.app.texts import label, plain, t
+from anounet.app.texts import DEFAULT_LANGUAGE, label, language, plain, t
 from anounet.app.work.experimenting import (
     BY_PAGE,
     ExperimentRequest,
@@ -33,9 +33,11 @@ from anounet.experiments import (
     draw_figure,
     findings,
     judged_rows,
+    listed,
     method_rows,
     outdated,
     saved_report,
+    what_was_found,
 )
 from anounet.images import png_bytes
 from anounet.presets import PRESETS
@@ -90,7 +92,7 @@ def show_report(report: Report, key: str) -> None:
     )
     if outdated(report):
         st.warning(t("experiments.outdated", name=report.bundle), icon=":material/history:")
-    st.markdown(plain(findings(report)))
+    st.markdown(plain(_told(report)))
     _table(method_rows(report), f"{key}_methods")
     changed = judged_rows(report)
     if changed:
@@ -99,6 +101,22 @@ def show_report(report: Report, key: str) -> None:
         _table(changed, f"{key}_changed")
     for note in report.notes:
         st.caption(plain(note))
+
+
+def _told(report: Report) -> str:
+    """`findings` in the visitor's language."""
+    if language() == DEFAULT_LANGUAGE:
+        return findings(report)
+    told = []
+    for said in what_was_found(report):
+        names = {
+            name: label(called) if isinstance(called, str) else listed([label(one) for one in called])
+            for name, called in said.names.items()
+        }
+        if "split" in names:
+            names["split"] = label(f"split.{said.names['split']}")
+        told.append(label(f"said.{said.key}").format(**said.values, **names))
+    return "".join(told)
 
 
 def _table(rows: Sequence[dict[str, Any]], key: str) -> None:

@@ -14,7 +14,7 @@ from anounet.experiments.choice import (
     experiment,
 )
 from anounet.experiments.figure import FigureRow, draw_figure
-from anounet.experiments.findings import findings, judged_rows, method_rows
+from anounet.experiments.findings import findings, judged_rows, listed, method_rows, what_was_found
 from anounet.experiments.judge import make_classifier
 from anounet.experiments.measure import Outcome, run
 from anounet.experiments.methods import TITLES
@@ -37,10 +37,12 @@ __all__ = [
     "experiment",
     "findings",
     "judged_rows",
+    "listed",
     "make_classifier",
     "method_rows",
     "outdated",
     "run",
     "save_report",
     "saved_report",
+    "what_was_found",
 ]

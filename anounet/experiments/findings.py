@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from anounet.experiments.methods import TITLES
@@ -17,95 +18,144 @@ LEAST = 5  # images of each kind of which an AUROC says something
 FAILS_RATIO, FAILS_AUROC = 1.25, 0.7
 
 
+# What is said, by key; pages have these sentences in other languages.
+SENTENCES = {
+    "images": "{anomalies} anomalous {split} images ({names}) and {normals} normal ones of '{normal}'.",
+    "score": "F's score tells them apart with an image AUROC of {auroc}.",
+    "changed": "Ano-Unet ({method}) changes anomalous images {ratio} times as much as normal ones (mean "
+    "abs(x − y) {anomalous} against {normals}); its map's maximum has an AUROC of {auroc}.",
+    "pixels": "To the pixel its map has an AUROC of {auroc} and an AP of {ap}.",
+    "pixels_beside": "To the pixel its map has an AUROC of {auroc} and an AP of {ap}, the distance without "
+    "any redrawing {other_auroc} and {other_ap}.",
+    "judged": "The second classifier, which G never saw, is right about {normals} of the normal and "
+    "{anomalies} of the anomalous images; it sees {towards} of the changes go towards '{normal}'.",
+    "judged_flips": "The second classifier, which G never saw, is right about {normals} of the normal and "
+    "{anomalies} of the anomalous images; it sees {towards} of the changes go towards '{normal}', and of the "
+    "{called} images it called anomalous {flips} flip.",
+    "flips": "Of all methods {best} flips most ({most} of {most_of}) and {worst} fewest ({fewest} of "
+    "{fewest_of}).",
+    "decoder_blurs": "The decoder fails here (it changes them {ratio} times as much as normal ones, AUROC "
+    "{auroc}): F(x), one vector for the whole image, holds no fine detail, and so it blurs all of '{normal}' "
+    "and not the defects alone.",
+    "decoder_varies": "The decoder fails here (it changes them {ratio} times as much as normal ones, AUROC "
+    "{auroc}): size, direction and background vary from one '{normal}' to the next, F(x) does not hold them, "
+    "and so it redraws normal images as something else too.",
+    "decoder_finds": "The decoder finds anomalies here (it changes them {ratio} times as much as normal "
+    "ones, AUROC {auroc}): one '{normal}' is enough like another for it.",
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence of `SENTENCES`.
+
+    Attributes:
+        values: numbers as they are written.
+        names: a class, a split, or a title of a method, likewise; "names" are several.
+    """
+
+    key: str
+    values: dict[str, str]
+    names: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+
 def findings(report: Report) -> str:
     """A paragraph: what was found, by whom, and whether it is real."""
-    images = f"{report.settings.get('split', 'test')} images"
-    sentences = [
-        f"{report.anomalies} anomalous {images} ({_some(report.anomalous)}) and {report.normals} normal "
-        f"ones of '{report.normal}'."
-    ]
-    score = report.row("f-score")
-    if score is not None and score.score_auroc is not None:
-        sentences.append(f"F's score tells them apart with an image AUROC of {score.score_auroc:.2f}.")
-    defects = any(row.pixel_auroc is not None for row in report.rows)
-    ours = next(filter(None, map(report.row, OURS if defects else OURS_OBJECTS)), None)
-    if ours is not None:
-        sentences += [_changed(ours), *_pixels(ours, report.row("nearest"))]
-    sentences += _real(report, ours)
-    decoder = report.row("decoder")
-    if decoder is not None and decoder.ratio is not None and decoder.peak_auroc is not None:
-        sentences.append(_decoder(decoder, report.normal, defects))
-    return " ".join(filter(None, sentences))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-
-
-def _changed(row: Row) -> str:
-    if row.ratio is None or row.peak_auroc is None:
-        return ""
-    return (
-        f"Ano-Unet ({TITLES[row.method]}) changes anomalous images {row.ratio:.1f} times as much as normal "
-        f"ones (mean abs(x − y) {row.change_anomalous:.4f} against {row.change_normal:.4f}); its map's "
-        f"maximum has an AUROC of {row.peak_auroc:.2f}."
+    return " ".join(
+        SENTENCES[said.key].format(**said.values, **{name: listed(v) for name, v in said.names.items()})
+        for said in what_was_found(report)
     )
 
 
-def _pixels(row: Row, nearest: Row | None) -> list[str]:
+def listed(names: str | Sequence[str]) -> str:
+    """Names in a sentence, the first few of many."""
+    if isinstance(names, str):
+        return names
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+
+
+def what_was_found(report: Report) -> list[Said]:
+    """The same, sentence by sentence."""
+    split = str(report.settings.get("split", "test"))
+    counts = {"anomalies": str(report.anomalies), "normals": str(report.normals)}
+    names = {"split": split, "names": tuple(report.anomalous), "normal": report.normal}
+    told = [Said("images", counts, names)]
+    score = report.row("f-score")
+    if score is not None and score.score_auroc is not None:
+        told.append(Said("score", {"auroc": f"{score.score_auroc:.2f}"}))
+    defects = any(row.pixel_auroc is not None for row in report.rows)
+    ours = next(filter(None, map(report.row, OURS if defects else OURS_OBJECTS)), None)
+    if ours is not None:
+        told += [*_changed(ours), *_pixels(ours, report.row("nearest"))]
+    told += _real(report, ours)
+    decoder = report.row("decoder")
+    if decoder is not None and decoder.ratio is not None and decoder.peak_auroc is not None:
+        told.append(_decoder(decoder, report.normal, defects))
+    return told
+
+
+def _changed(row: Row) -> list[Said]:
+    if row.ratio is None or row.peak_auroc is None:
+        return []
+    values = {
+        "ratio": f"{row.ratio:.1f}",
+        "anomalous": f"{row.change_anomalous:.4f}",
+        "normals": f"{row.change_normal:.4f}",
+        "auroc": f"{row.peak_auroc:.2f}",
+    }
+    return [Said("changed", values, {"method": TITLES[row.method]})]
+
+
+def _pixels(row: Row, nearest: Row | None) -> list[Said]:
     if row.pixel_auroc is None or row.pixel_ap is None:
         return []
-    beside = ""
-    if nearest is not None and nearest.pixel_ap is not None:
-        beside = f", the distance without any redrawing {nearest.pixel_auroc:.3f} and {nearest.pixel_ap:.2f}"
-    return [
-        f"To the pixel its map has an AUROC of {row.pixel_auroc:.3f} and an AP of {row.pixel_ap:.2f}{beside}."
-    ]
+    values = {"auroc": f"{row.pixel_auroc:.3f}", "ap": f"{row.pixel_ap:.2f}"}
+    if nearest is None or nearest.pixel_ap is None:
+        return [Said("pixels", values)]
+    beside = {"other_auroc": f"{nearest.pixel_auroc:.3f}", "other_ap": f"{nearest.pixel_ap:.2f}"}
+    return [Said("pixels_beside", values | beside)]
 
 
-def _real(report: Report, ours: Row | None) -> list[str]:
+def _real(report: Report, ours: Row | None) -> list[Said]:
     """What the second classifier says of the changes."""
     judge = report.judge
     if judge is None or ours is None or ours.judged is None:
         return []
     judged = ours.judged
-    sentences = [
-        f"The second classifier, which G never saw, is right about {judge.normal_right:.0%} of the normal "
-        f"and {judge.anomalous_right:.0%} of the anomalous images; it sees {judged.towards:.0%} of the "
-        f"changes go towards '{judge.towards}'"
-    ]
+    values = {
+        "normals": f"{judge.normal_right:.0%}",
+        "anomalies": f"{judge.anomalous_right:.0%}",
+        "towards": f"{judged.towards:.0%}",
+    }
     if judged.flips is not None:
-        sentences[0] += f", and of the {judged.called} images it called anomalous {judged.flips:.0%} flip"
-    sentences[0] += "."
+        flips = {"called": str(judged.called), "flips": f"{judged.flips:.0%}"}
+        told = [Said("judged_flips", values | flips, {"normal": judge.towards})]
+    else:
+        told = [Said("judged", values, {"normal": judge.towards})]
     known = [row for row in report.rows if row.judged and row.judged.called >= FEW]
     flips = [(row.judged.flips, row) for row in known if row.judged.flips is not None]
     if len(flips) > 1:
         (most, best), (fewest, worst) = max(flips, key=_first), min(flips, key=_first)
         if most > fewest:
-            sentences.append(
-                f"Of all methods {TITLES[best.method]} flips most ({most:.0%} of {best.judged.called}) and "
-                f"{TITLES[worst.method]} fewest ({fewest:.0%} of {worst.judged.called})."
-            )
-    return sentences
+            values = {
+                "most": f"{most:.0%}",
+                "most_of": str(best.judged.called),
+                "fewest": f"{fewest:.0%}",
+                "fewest_of": str(worst.judged.called),
+            }
+            told.append(Said("flips", values, {"best": TITLES[best.method], "worst": TITLES[worst.method]}))
+    return told
 
 
 def _first(pair: tuple[float, Row]) -> float:
     return pair[0]
 
 
-def _decoder(row: Row, normal: str, defects: bool) -> str:
-    numbers = f"it changes them {row.ratio:.2f} times as much as normal ones, AUROC {row.peak_auroc:.2f}"
+def _decoder(row: Row, normal: str, defects: bool) -> Said:
+    key = "decoder_finds"
     if row.ratio < FAILS_RATIO and row.peak_auroc < FAILS_AUROC:
-        if defects:
-            return (
-                f"The decoder fails here ({numbers}): F(x), one vector for the whole image, holds no fine "
-                f"detail, and so it blurs all of '{normal}' and not the defects alone."
-            )
-        return (
-            f"The decoder fails here ({numbers}): size, direction and background vary from one '{normal}' to "
-            "the next, F(x) does not hold them, and so it redraws normal images as something else too."
-        )
-    return f"The decoder finds anomalies here ({numbers}): one '{normal}' is enough like another for it."
+        key = "decoder_blurs" if defects else "decoder_varies"
+    return Said(key, {"ratio": f"{row.ratio:.2f}", "auroc": f"{row.peak_auroc:.2f}"}, {"normal": normal})
 
 
 # --- tables ------------------------------------------------------------------------------------------
