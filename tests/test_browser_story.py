@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from test_browser import (  # noqa: F401 (fixtures, and when to skip)
+    QUIET,
     SECONDS,
     Visit,
     browser,
@@ -31,6 +32,15 @@ def visitor(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:  #
     visit.context.close()
 
 
+def opened(visit: Visit, address: str) -> Any:
+    """The page, when it listens to keys: a component's module is fetched after it was first drawn."""
+    page = visit.open(address)
+    page.locator(".st-key-story_next").wait_for()
+    page.wait_for_load_state("networkidle")
+    page.wait_for_selector(QUIET)
+    return page
+
+
 def at(page: Any, number: int) -> None:
     """Waits until a step and its pictures are there, and nothing of another one."""
     sync_api.expect(page.locator("h1")).to_have_text(TITLES[number - 1], timeout=SECONDS * 1000)
@@ -39,11 +49,31 @@ def at(page: Any, number: int) -> None:
     page.wait_for_url(re.compile(rf"[?&]step={number}(&|$)"))
 
 
+def test_no_press_is_lost_while_pictures_are_still_being_computed(
+    server: str,  # noqa: F811
+    browser: Any,  # noqa: F811
+) -> None:
+    """The first test of a server that has just started: the page draws itself anew all the time."""
+    visit = Visit(browser, 1280, 900)
+    try:
+        page = visit.open(f"{server}/how_it_works?step=1")
+        page.locator(".st-key-story_next").wait_for()
+        page.wait_for_timeout(1000)
+        for number in range(2, LAST + 1):
+            page.locator(".au-fact").first.wait_for()
+            page.keyboard.press("PageDown")  # in the middle of a run
+            page.locator(".au-dots b", has_text=f"{number} / {LAST}").wait_for()
+        at(page, LAST)
+        visit.sound()
+    finally:
+        visit.context.close()
+
+
 def test_the_keyboard_leads_forwards_and_backwards_through_all_steps(
     server: str,  # noqa: F811
     visitor: Visit,
 ) -> None:
-    page = visitor.open(f"{server}/how_it_works?step=1")
+    page = opened(visitor, f"{server}/how_it_works?step=1")
     at(page, 1)
     for number in range(2, LAST + 1):
         page.keyboard.press(("ArrowRight", "PageDown", "Space")[number % 3])
@@ -64,7 +94,7 @@ def test_the_keyboard_leads_forwards_and_backwards_through_all_steps(
 
 
 def test_no_press_is_lost_and_home_and_end_lead_to_the_ends(server: str, visitor: Visit) -> None:  # noqa: F811
-    page = visitor.open(f"{server}/how_it_works?step=1")
+    page = opened(visitor, f"{server}/how_it_works?step=1")
     at(page, 1)
     page.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']")
     for _ in range(5):
@@ -78,7 +108,7 @@ def test_no_press_is_lost_and_home_and_end_lead_to_the_ends(server: str, visitor
 
 
 def test_a_deep_link_a_refresh_and_the_buttons(server: str, visitor: Visit) -> None:  # noqa: F811
-    page = visitor.open(f"{server}/how_it_works?step=7")
+    page = opened(visitor, f"{server}/how_it_works?step=7")
     at(page, 7)
     page.reload()
     at(page, 7)
@@ -95,7 +125,7 @@ def test_a_deep_link_a_refresh_and_the_buttons(server: str, visitor: Visit) -> N
 def test_arrows_choose_where_they_are_for_choosing(server: str, browser: Any) -> None:  # noqa: F811
     visit = Visit(browser, 1280, 900)
     try:
-        page = visit.open(f"{server}/how_it_works?step=3")
+        page = opened(visit, f"{server}/how_it_works?step=3")
         at(page, 3)
         page.get_by_role("radio", name="日本語").click()
         with speaking("ja"):

@@ -26,7 +26,7 @@ from test_app import (  # noqa: F401 (some are fixtures)
 )
 
 from anounet.app import models, story
-from anounet.app.jobs import Job, JobCancelled, job_id
+from anounet.app.jobs import FAILED, Job, JobCancelled, job_id
 from anounet.app.results import ResultCache
 from anounet.app.texts import speaking, t
 from anounet.app.work import story as work
@@ -260,7 +260,33 @@ def test_a_step_that_failed_says_why(
         at = sound(at.run())
     assert "It diverged" in at.error[0].value
     at.button(key="story_next").click()
-    assert FACT in words(ready(sound(at.run())))
+    at = ready(sound(at.run()))
+    at.button(key="story_back").click()
+    at = sound(at.run())
+    assert "It diverged" in at.error[0].value
+    monkeypatch.undo()
+    monkeypatch.setenv("ANOUNET_WEIGHTS", str(weights))
+    at.button(key=story.AGAIN).click()
+    assert not ready(sound(at.run())).error
+
+
+def test_a_job_that_failed_is_not_begun_anew_by_itself(
+    weights: Path,  # noqa: F811
+) -> None:
+    (weights / SHIPPED / "f_net.pt").write_bytes(b"no weights")
+    at = app(PAGE)
+    deadline = time.monotonic() + PATIENCE
+    while not at.error:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        at = sound(at.run())
+    job = models.jobs().get(job_id(f"story {models.version_of(SHIPPED)}"))
+    assert "damaged or foreign" in at.error[0].value and job.state == FAILED
+    sound(at.run())
+    assert models.jobs().get(job.id) is job
+    at.button(key=story.AGAIN).click()
+    sound(at.run())
+    assert models.jobs().get(job.id) is not job
 
 
 def test_home_leads_there(weights: Path) -> None:  # noqa: F811

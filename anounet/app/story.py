@@ -15,15 +15,16 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from anounet.app import components, figures, frontend, inputs, models, panels
-from anounet.app.jobs import QUEUED, Job, job_id
-from anounet.app.texts import again, label, t
+from anounet.app.jobs import DONE, QUEUED, Job, job_id
+from anounet.app.texts import again, label, plain, t
 from anounet.app.work import story as work
 from anounet.app.work.story import Piece
-from anounet.bundle import SHIPPED
+from anounet.bundle import SHIPPED, bundle_names
 from anounet.storage import WeightsError
 
 STORY = "story"  # the kind of the job, and the page's key
 STEP = "step"  # in the link
+AGAIN = "story_again"  # the button
 SECONDS = 0.5  # between looks at what has come
 # Seconds an image in the best batch, and pixel AP of `instant` mode and of nearest patch: README, "Measured".
 SPEED = {"article": 76.6, "anogan": 2.29, "instant": 0.0125}
@@ -171,16 +172,19 @@ def navigation(now: int) -> None:
 def begin(first: str) -> tuple[Job | None, str]:
     """Starts what is missing, in the background; gives the job, if there is one, and the bundle's version.
 
+    What failed or was stopped is begun anew where that is asked for.
+
     Raises:
         WeightsError: the shipped bundle cannot be read.
     """
     version, cache = models.version_of(SHIPPED), models.stories()
     key = f"story {version}"
     job = models.jobs().get(job_id(key))
-    absent = work.missing(version, cache)
-    if not absent or (job is not None and not job.active and set(absent) <= set(job.faults)):
+    absent = set(work.missing(version, cache))
+    if not absent or (job is not None and job.active):
         return job, version
-    if job is None or not job.active:
+    ended = job is not None and (job.state != DONE or absent <= set(job.faults))
+    if not ended or st.session_state.get(AGAIN):
         job = models.jobs().submit(
             key,
             STORY,
@@ -209,27 +213,34 @@ def show() -> None:
         st.html(f'<p class="au-kicker">{html.escape(t("page.story"))} · {now} / {len(SLIDES)}</p>')
         st.title(slide.title(), anchor=False)
         st.html(f'<p class="au-lead">{_emphasised(slide.lead())}</p>')
-        try:
-            job, version = begin(slide.piece)
-        except (WeightsError, OSError) as error:
-            st.error(components.sentence(error), icon=":material/gpp_bad:")
-        else:
-            piece = models.stories().get(work.kept_as(version, slide.piece))
-            if piece is not None:
-                slide.draw(piece)
-            else:
-                _wait(job, version, slide)
+        _show(slide)
         navigation(now)
+
+
+def _show(slide: Slide) -> None:
+    if not bundle_names():
+        st.warning(t("bundle.none"), icon=":material/inventory_2:")
+        return
+    try:
+        job, version = begin(slide.piece)
+    except (WeightsError, OSError) as error:
+        said = t("bundle.refused", name=SHIPPED, reason=components.sentence(error))
+        st.error(said, icon=":material/gpp_bad:")
+        return
+    piece = models.stories().get(work.kept_as(version, slide.piece))
+    if piece is None:
+        _wait(job, version, slide)
+    else:
+        slide.draw(piece)
 
 
 def _wait(job: Job | None, version: str, slide: Slide) -> None:
     """Until a step's pictures are there: how far the others are."""
     if job is None or not job.active:
         if job is not None and slide.piece in job.faults:
-            st.error(job.faults[slide.piece], icon=":material/error:")
-        else:
-            components.job_end(job)
-            st.button(t("story.again"), key="story_again", icon=":material/refresh:")
+            st.error(plain(job.faults[slide.piece]), icon=":material/error:")
+        components.job_end(job)
+        st.button(t("story.again"), key=AGAIN, icon=":material/refresh:")
         return
 
     @st.fragment(run_every=SECONDS)

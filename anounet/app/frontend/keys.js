@@ -4,43 +4,50 @@
 const STEPS = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1, Home: -Infinity, End: Infinity };
 const ENTERING = "input, textarea, select, [contenteditable='true'], [role='slider'], [role='listbox']";
 const PRESSED = "button, a, summary, [role='button'], [role='radio'], [role='tab'], [role='link']";
-const PATIENCE = 5000; // ms: after that Python's step counts again, whatever was wanted
+const AGAIN = 700; // ms after which a step that Python has not turned to is asked for anew
+const TIMES = 5; // that it is asked for at most; then Python's own step counts again
+const LEAVE = 2000; // ms: a page that is drawn anew takes the component away and brings it back
 
-const kept = new WeakMap();
+// One for the page: `told` is Python's step, `at` the one that was asked for.
+const keys = { told: 1, at: 1, count: 1, asked: 0, timer: 0, leaving: 0, send: () => {} };
 
-export default function ({ data, parentElement, setTriggerValue }) {
-  let keys = kept.get(parentElement);
-  if (!keys) kept.set(parentElement, (keys = build()));
+export default function ({ data, setTriggerValue }) {
+  clearTimeout(keys.leaving);
+  document.addEventListener("keydown", pressed); // once, however often
   keys.count = data.count;
   keys.send = (step) => setTriggerValue("wanted", step);
-  keys.told(data.step);
+  keys.told = data.step;
+  if (!keys.asked || keys.at === data.step) settle(data.step); // else it is an older answer
   return () => {
-    document.removeEventListener("keydown", keys.pressed);
-    kept.delete(parentElement);
+    keys.leaving = setTimeout(() => {
+      document.removeEventListener("keydown", pressed);
+      settle(keys.told);
+    }, LEAVE);
   };
 }
 
-function build() {
-  const keys = { at: 1, until: 0 };
+function pressed(event) {
+  const by = stepOf(event);
+  if (!by) return;
+  event.preventDefault(); // the page does not scroll as well
+  const wanted = Math.max(1, Math.min(keys.count, keys.at + by));
+  if (wanted === keys.at) return;
+  settle(wanted);
+  ask();
+}
 
-  keys.told = (step) => {
-    if (keys.until && step !== keys.at && performance.now() < keys.until) return; // an older answer
-    keys.at = step;
-    keys.until = 0;
-  };
+/** Python may be in the middle of a run that ends without having seen it. */
+function ask() {
+  if (keys.asked === TIMES) return settle(keys.told);
+  keys.asked += 1;
+  keys.send(keys.at);
+  keys.timer = setTimeout(ask, AGAIN * keys.asked);
+}
 
-  keys.pressed = (event) => {
-    const by = stepOf(event);
-    if (!by) return;
-    event.preventDefault(); // the page does not scroll as well
-    const wanted = Math.max(1, Math.min(keys.count, keys.at + by));
-    if (wanted === keys.at) return;
-    keys.at = wanted;
-    keys.until = performance.now() + PATIENCE;
-    keys.send(wanted);
-  };
-  document.addEventListener("keydown", keys.pressed);
-  return keys;
+function settle(step) {
+  clearTimeout(keys.timer);
+  keys.asked = 0;
+  keys.at = step;
 }
 
 /** How many steps a key leads on: 0 where it is meant for something else. */
