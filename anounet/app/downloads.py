@@ -17,7 +17,6 @@ from anounet.app import panels
 from anounet.images import content_hash, png_bytes, to_pixels
 from anounet.visualization import Result
 
-
 NUMBERS = ("map_max", "map_scale", "map_limit", "regions", "seconds")
 SCORES = ("image", "method", "score", "threshold", "verdict", "map", *NUMBERS)
 PLACES = ("x", "y", "left", "top", "width", "height", "area", "score")

@@ -297,7 +297,9 @@ class JobManager:
     def latest(self, kind: str, bundle: str) -> Job | None:
         """The job of a kind that was the last one to be handed in for a bundle."""
         with self._wake:
-            jobs = (job for job in reversed(self._jobs.values()) if job.kind == kind and bundle in job.bundles)
+            jobs = (
+                job for job in reversed(self._jobs.values()) if job.kind == kind and bundle in job.bundles
+            )
             return next(jobs, None)
 
     def of(self, owner: str) -> list[Job]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from anounet.bundle import (
     load_f_net,
     read_info,
     save_part,
-    weights_folder,
 )
 from anounet.center import Center
 from anounet.feature_net import FeatureNet
@@ -262,9 +260,3 @@ def own_pictures(name: str, most: int | None = None) -> list[Picture]:
             pixels = decode(path.read_bytes(), path.name, size).pixels
             found.append(Picture(path.name, content_hash(pixels), pixels))
     return found
-
-
-def free_own_name() -> str:
-    """A name for the next bundle of own images: own-1, own-2, …"""
-    taken = set(bundle_names()) | {path.name for path in weights_folder().glob("own-*")}
-    return next(name for n in itertools.count(1) if (name := f"own-{n}") not in taken)

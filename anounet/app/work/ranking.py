@@ -1,7 +1,7 @@
 """Many images judged by one bundle, for a table: small pictures and numbers are kept of each, no maps.
 
-A ranking is found by its id, which stands in the link. It keeps each image as a PNG, so that the full result of
-the one that is looked at can be computed again.
+A ranking is found by its id, which stands in the link. It keeps each image as a PNG, so that the whole result
+of the one that is looked at can be computed again.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Ranking:
 
 
 class Rankings:
-    """All rankings of the server, bounded in bytes: those that nobody has looked at for longest are let go."""
+    """All rankings of the server, bounded in bytes: the ones not looked at for longest are let go."""
 
     def __init__(self, most: int = MAX_BYTES) -> None:
         self._most, self._lock = most, threading.Lock()
@@ -256,7 +256,7 @@ def row_of(picture: Picture, result: Result, basis: Basis) -> Row:
 def ask(
     batcher: Batcher[np.ndarray, Result], bundle: Bundle, basis: Basis, pictures: Sequence[Picture]
 ) -> Ticket[Result]:
-    """Asks the queue of passes for results on a basis, by the pictures' keys in the queue (`key_in_queue`)."""
+    """Asks the queue of passes for results on a basis, by what `key_in_queue` gives for each picture."""
 
     def compute(pixels: Sequence[np.ndarray]) -> Iterator[Result | ImageError | ArithmeticError]:
         images = (to_tensor(p)[0] for p in pixels)
