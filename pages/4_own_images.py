@@ -38,4 +38,5 @@ else:
     else:
         ranking.show(found, basis, opened)
     sharpen(bundle)
+    own.going_on(bundle.name)
     ranking.show_commands(bundle, basis)

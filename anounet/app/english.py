@@ -293,7 +293,8 @@ TEXTS: dict[str, str] = {
     "own.job": "Preparing “{name}”",
     "own.again": "Make the bundle",
     "own.finish": "Finish the bundle",
-    "own.ready": "The bundle “{name}” is ready: its C and its local centres know what is normal.",
+    "own.ready": "The bundle “{name}” is ready, made of {n} good images.",
+    "own.going_on": "Step 3 is ready. What fast mode’s other maps reach on good images is still measured:",
     "own.threshold_help": "In units of what the map reaches on normal images: 99 % of the good images "
     "that were held back score below it. Above it an image is called anomalous.",
     "own.inside": "{name} is in the bundle already and was left out.",

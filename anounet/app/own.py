@@ -42,10 +42,10 @@ def good_images() -> tuple[Bundle, str] | None:
     if name is None:
         _first_images()
         return None
-    if job is not None:
-        components.job_box(job)
     if not can_judge(name):
-        if job is None or not job.active:
+        if job is not None and job.active:
+            components.job_box(job)
+        else:
             _unfinished(name, job)
         return None
     opened = components.open_bundle(name)
@@ -159,10 +159,12 @@ def _summary(opened: tuple[Bundle, str], job: Job | None) -> None:
     local = bundle.require_local()
     if job is not None and job.state == FAILED:
         components.job_end(job)
-    st.success(t("own.ready", name=plain(bundle.name)), icon=":material/check_circle:")
+    held = components.held_back_count(local)
+    said = t("own.ready", name=plain(bundle.name), n=f"{local.count + held:,}")
+    st.success(said, icon=":material/check_circle:")
     with st.container(horizontal=True, key="own_facts"):
         st.metric(t("local.m_images"), f"{local.count:,}", width=150)
-        st.metric(t("center.m_held"), f"{components.held_back_count(local):,}", width=150)
+        st.metric(t("center.m_held"), f"{held:,}", width=150)
         st.metric(
             t("center.m_threshold"),
             f"{bundle.threshold(basis.settings):.2f}",
@@ -181,6 +183,14 @@ def _summary(opened: tuple[Bundle, str], job: Job | None) -> None:
     with st.container(horizontal=True):
         _new_button()
         _bundles(bundle.name)
+
+
+def going_on(name: str) -> None:
+    """What a preparation still does once images can be judged: nothing on the page waits for it."""
+    job = models.jobs().latest(forms.OWN, name)
+    if job is not None and job.active:
+        st.caption(t("own.going_on"))
+        components.job_box(job)
 
 
 class _Known:
