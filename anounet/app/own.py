@@ -21,7 +21,7 @@ ENOUGH = 20  # good images from which on a bundle is made
 SHOWN = 12  # thumbnails
 SHOWN_FAULTS = 5
 GOOD, SUSPICIOUS = "own_", "suspects_"  # what the keys of both fields for files begin with
-_TRIED, _TAKEN = "_own_tried", "_own_taken"
+_TRIED, _TAKEN, _NAME = "_own_tried", "_own_taken", "own_name"
 
 
 # --- 1: good images ----------------------------------------------------------------------------------
@@ -71,7 +71,9 @@ def _first_images() -> None:
     drop = st.container()
     with st.expander(t("own.settings"), icon=":material/tune:"):
         usual = forms.free_own_name()
-        name = st.text_input(t("own.name"), placeholder=usual, key="own_name", help=t("name.help")).strip()
+        name = st.text_input(
+            t("own.name"), placeholder=usual, key=_NAME, help=t("name.help"), persist_state="session"
+        ).strip()
         handed = state.get(f"_{GOOD}uploads")
         size = _choose_size(bool(handed is not None and handed.kept))
         metric = st.selectbox(
@@ -80,10 +82,12 @@ def _first_images() -> None:
             format_func=lambda metric: label(f"score_by.{metric}"),
             key="own_metric",
             help=t("center.score_help"),
+            persist_state="session",
         )
     name = name or usual
     with drop:
-        handed = _collect_good(size, t("own.drop"), MAX_IMAGES)
+        handed = _collect_good(size, t("own.drop"), MAX_IMAGES, True)
+        _left_out(handed.faults)
         count, fault = len(handed.kept), forms.own_fault(name)
         if count:
             st.markdown(t("own.count", n=count))
@@ -94,7 +98,7 @@ def _first_images() -> None:
         uploads.show(handed, GOOD, SHOWN)
         if fault or count < ENOUGH:
             return
-        tried = (name, size, metric, *handed.kept)
+        tried = tuple(handed.kept)
         if state.get(_TRIED) != tried:
             state[_TRIED] = tried
             forms.prepare_own(name, handed.pictures, size, metric)
@@ -113,18 +117,18 @@ def _choose_size(locked: bool) -> int:
         key="own_size",
         help=t("own.size_help"),
         disabled=locked,
+        persist_state="session",
     )
     if locked:
         st.caption(t("own.size_locked"))
     return size if size in SIZES else SIZES[0]
 
 
-def _collect_good(size: int, caption: str, most: int) -> uploads.Uploads:
+def _collect_good(size: int, caption: str, most: int, first: bool) -> uploads.Uploads:
     handed = uploads.collect(
-        GOOD, size, MAX_IMAGES, caption=caption, help=t("own.limits", n=MAX_IMAGES), zips=True
+        GOOD, size, MAX_IMAGES, caption=caption, help=t("own.limits", n=MAX_IMAGES), zips=True, pasting=first
     )
     handed.most = most
-    _left_out(handed.faults)
     return handed
 
 
@@ -228,8 +232,11 @@ def _further(bundle: Bundle, known: _Known, job: Job | None) -> None:
     if first and (job is None or not job.active):
         state[_TAKEN] = bundle.name
     waiting = bool(handed is not None and handed.kept)
+    if handed is not None:
+        _left_out(handed.faults)
     with st.expander(t("own.further"), icon=":material/add_photo_alternate:", expanded=waiting):
-        handed = _collect_good(bundle.size, t("own.further_drop"), max(0, MAX_IMAGES - len(known.keys)))
+        room = max(0, MAX_IMAGES - len(known.keys))
+        handed = _collect_good(bundle.size, t("own.further_drop"), room, False)
         if not handed.kept:
             return
         st.info(t("own.further_count", n=len(handed.kept), name=plain(bundle.name)), icon=":material/info:")
@@ -255,7 +262,7 @@ def _new_button() -> None:
 
 def _begin_anew() -> None:
     """Another bundle from other images; this one stays."""
-    for key in (f"_{GOOD}uploads", f"_{SUSPICIOUS}uploads", _TRIED, _TAKEN, f"_job_{forms.OWN}"):
+    for key in (f"_{GOOD}uploads", f"_{SUSPICIOUS}uploads", _TRIED, _TAKEN, _NAME, f"_job_{forms.OWN}"):
         st.session_state.pop(key, None)
     _unlink()
 

@@ -46,7 +46,7 @@ def make_scales(
     choice: DataChoice,
     device: torch.device | str,
     counts: Mapping[str, int] = NORMALS,
-    known: Levels | None = None,
+    given: Levels | None = None,
 ) -> Iterator[Stage]:
     """Measures and saves the levels of methods' maps on held-back normals, one method after the other.
 
@@ -55,9 +55,9 @@ def make_scales(
     Args:
         counts: method ("instant", "fast", "fast-local", "article", or a rival) → how many normals to use at
             most; methods that the bundle lacks parts for are left out.
-        known: levels that are not measured anew: those of `distance_levels`, which are of more images.
+        given: levels that are not measured anew: those of `distance_levels`, which are of more images.
     """
-    known = known or Levels({}, {})
+    given = given or Levels({}, {})
     bundle = load_bundle(name, device)
     counts = {method: count for method, count in counts.items() if count and _can(bundle, method)}
     normals: dict[tuple[Any, Any], Tensor] = {}
@@ -78,7 +78,7 @@ def make_scales(
         levels, facts = _levels(method, results), {}
         if method in DRAWS["identity"] and bundle.general_identity is not None:
             facts["general_identity"] = bundle.general_identity  # not in this bundle's files: so it is named
-        save_part(name, scales=levels.scales | known.scales, limits=levels.limits | known.limits, **facts)
+        save_part(name, scales=levels.scales | given.scales, limits=levels.limits | given.limits, **facts)
         if method == "instant":
             measured = replace(
                 bundle, scales=bundle.scales | levels.scales, limits=bundle.limits | levels.limits

@@ -73,6 +73,7 @@ function line(row, words) {
   bar.style.setProperty("--share", `${(100 * Math.min(row.ratio, MOST)) / MOST}%`);
   bar.style.setProperty("--threshold", `${100 / MOST}%`);
   cell("score", score, bar);
+  made.lastChild.dataset.name = words.score; // for narrow screens, which have no head
   cell("regions", String(row.regions));
   made.lastChild.dataset.name = words.regions;
   const verdict = document.createElement("b");

@@ -134,9 +134,9 @@ def _save_centers(job: Job, name: str, choice: DataChoice, center: Center, local
         save_part(name, local=local)  # the same ones stay, and the instant U-Net trained with them
     if PARTS["identity"] not in read_info(name)["files"] and not has_general_identity():
         _add_identity(name, choice)
-    known = distance_levels(name, choice, default_device())
+    given = distance_levels(name, choice, default_device())
     job.milestone()
-    measure(job, name, choice, ("fast", "fast-local"), known)
+    measure(job, name, choice, ("fast", "fast-local"), given)
 
 
 def _add_identity(name: str, choice: DataChoice) -> None:
@@ -148,12 +148,12 @@ def _add_identity(name: str, choice: DataChoice) -> None:
 
 
 def measure(
-    job: Job, name: str, choice: DataChoice, methods: Sequence[str], known: Levels | None = None
+    job: Job, name: str, choice: DataChoice, methods: Sequence[str], given: Levels | None = None
 ) -> None:
-    """Measures and saves the levels of methods' maps, on held-back normals; `known` ones stay."""
+    """Measures and saves the levels of methods' maps, on held-back normals; `given` ones stay."""
     job.stage(t("job.scale"))
     counts = {method: LEVEL_IMAGES[method] for method in methods}
-    with closing_stream(make_scales(name, choice, default_device(), counts, known)) as stream:
+    with closing_stream(make_scales(name, choice, default_device(), counts, given)) as stream:
         for stage in stream:
             job.advance(stage.done, stage.total)
             if "instant" not in methods:  # what a stopped training saved gets its levels: they take a moment
