@@ -220,40 +220,38 @@ def _changed(name: str) -> int:
 
 def _further(bundle: Bundle, known: _Known, job: Job | None) -> None:
     """Good images that came after the bundle was made: they count once it is made anew."""
-    state = st.session_state
+    state, busy = st.session_state, job is not None and job.active
     handed = state.get(f"_{GOOD}uploads")
-    first = state.get(_TAKEN) != bundle.name
-    if handed is not None and handed.size == bundle.size:
-        inside = [key for key in handed.kept if key in known.keys]
-        for key in inside:  # they lie in the bundle's folder now
+    if handed is not None and handed.size == bundle.size and not busy:  # what fails gives its images back
+        for key in [key for key in handed.kept if key in known.keys]:
             picture = handed.kept.pop(key)
-            if not first:
+            if state.get(_TAKEN) == bundle.name:
                 handed.faults.append(t("own.inside", name=picture.name))
-    if first and (job is None or not job.active):
         state[_TAKEN] = bundle.name
-    waiting = bool(handed is not None and handed.kept)
     if handed is not None:
         _left_out(handed.faults)
+    waiting = handed is not None and any(key not in known.keys for key in handed.kept)
     with st.expander(t("own.further"), icon=":material/add_photo_alternate:", expanded=waiting):
         room = max(0, MAX_IMAGES - len(known.keys))
         handed = _collect_good(bundle.size, t("own.further_drop"), room, False)
-        if not handed.kept:
+        further = [picture for key, picture in handed.kept.items() if key not in known.keys]
+        if not further:
             return
-        st.info(t("own.further_count", n=len(handed.kept), name=plain(bundle.name)), icon=":material/info:")
+        st.info(t("own.further_count", n=len(further), name=plain(bundle.name)), icon=":material/info:")
         if bundle.instant is not None:
             st.caption(t("own.further_instant"))
-        uploads.show(handed, GOOD, SHOWN)
-        total = len(known.keys) + len(handed.kept)
-        busy = job is not None and job.active
+        if not busy:
+            uploads.show(handed, GOOD, SHOWN)
         if st.button(
-            t("own.anew", n=total),
+            t("own.anew", n=len(known.keys) + len(further)),
             key="extend_own",
             type="primary",
             icon=":material/autorenew:",
             disabled=busy,
             help=t("train.busy") if busy else None,
         ):
-            forms.extend_own(bundle.name, handed.pictures)
+            state.pop(_TAKEN, None)  # that they are inside is no news then
+            forms.extend_own(bundle.name, further)
 
 
 def _new_button() -> None:

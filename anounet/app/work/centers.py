@@ -225,7 +225,7 @@ def extend_own(job: Job, name: str, pictures: Sequence[Picture]) -> CenterOutcom
     folder, info, added, saved = images_folder(name), read_info(name), [], False
     try:
         _store(job, folder, pictures, added)
-        choice = choice_of(info)
+        choice = replace(choice_of(info), data=str(folder.resolve()))  # it may have been moved
         job.stage(t("job.loading"))
         opened = load_bundle(name, default_device())
         metric = opened.center.metric if opened.center is not None else "l1"

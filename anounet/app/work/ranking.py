@@ -164,7 +164,7 @@ class Ranking:
             kept = self._images.get(key)
         if kept is None:
             return None
-        return Picture(kept.name, key, np.asarray(Image.open(io.BytesIO(kept.png)).convert("RGB")), kept.note)
+        return Picture(kept.name, key, np.array(Image.open(io.BytesIO(kept.png)).convert("RGB")), kept.note)
 
     def begin(self, basis: Basis) -> None:
         """Lets go of what was found on another basis."""
