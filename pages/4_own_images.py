@@ -1,39 +1,42 @@
-"""Your own images: normal ones in, a bundle that finds what is not normal out; F is not trained."""
+"""Own images: good ones become a bundle by themselves, and suspicious ones are ranked with it."""
 
 import streamlit as st
 
-from anounet.app import components, forms, own, routing
+from anounet.app import components, forms, models, own, ranking, routing
 from anounet.app.texts import t
-from anounet.bundle import bundle_names
+from anounet.bundle import Bundle
 
 routing.enter("own")
 components.header(t("own.title"), t("own.lead"))
 
 
-def show_job() -> None:
-    job = components.current_job(forms.OWN)
-    if job is None:
-        return
-    components.job_box(job)
-    components.job_end(job)
-    if job.active or job.result is None or job.result.name not in bundle_names():
-        return
-    components.prepared(job.result)
-    routing.link("visualise", t("own.try"), bundle=job.result.name, source="upload")
-    opened = components.open_bundle(job.result.name)
-    if opened is not None and opened[0].instant is None and not components.busy(forms.INSTANT):
-        st.subheader(t("own.then"), anchor=False)
-        forms.train_instant(opened[0])
+def sharpen(bundle: Bundle) -> None:
+    """The training of `instant` mode: once it is there, the table goes by it."""
+    job = models.jobs().latest(forms.INSTANT, bundle.name)
+    if job is not None and job.active and components.current_job(forms.INSTANT) is None:
+        components.remember(job, link=False)  # begun in another tab
+    current = components.current_job(forms.INSTANT)
+    if current is not None and bundle.name in current.bundles:
+        forms.instant_job()
+    if bundle.instant is None and (job is None or not job.active):
+        with st.expander(t("own.sharpen"), icon=":material/bolt:"):
+            forms.train_instant(bundle)
 
 
-left, right = st.columns([1, 1.2], gap="large")
-with left:
-    size = own.choose_size()
-    pictures = own.choose_images(size)
-    forms.prepare_own(pictures, size)
+opened = own.good_images()
+if opened is None:
     own.show_bundles()
-with right:
-    show_job()
-    forms.instant_job()
-    if components.current_job(forms.OWN) is None:
-        st.markdown(t("own.how"))
+    for later in (t("own.later_suspicious"), t("own.later_ranked")):
+        st.caption(later)
+else:
+    bundle, version = opened
+    found = own.suspicious_images(bundle)
+    basis = ranking.basis_of(bundle, version)
+    st.subheader(t("own.step_ranked"), anchor=False)
+    if found is None:
+        st.caption(t("rank.nothing"))
+    else:
+        ranking.show(found, basis, opened)
+    sharpen(bundle)
+    own.going_on(bundle.name)
+    ranking.show_commands(bundle, basis)

@@ -516,18 +516,17 @@ def streaks(count: int) -> list[tuple[str, bytes]]:
 
 def handed_in(files: list[tuple[str, bytes]], name: str = "mine") -> AppTest:
     at = app(PAGES[4])
+    at.text_input(key="own_name").set_value(name)
     uploader = at.file_uploader(key="own_upload_0")
     for file, data in files:
         uploader.upload(file, data)
-    sound(at.run())
-    (field,) = [field for field in at.text_input if field.key.startswith("own_name_")]
-    field.set_value(name)
     return sound(at.run())
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anounet.app.own.SIZES", (SIZE,))
+    monkeypatch.setattr("anounet.app.own.ENOUGH", 5)
 
 
 def test_own_images_become_a_bundle_that_works_at_once(weights: Path, small: None) -> None:
@@ -538,13 +537,11 @@ def test_own_images_become_a_bundle_that_works_at_once(weights: Path, small: Non
             archive.writestr(f"photos/{name}", data)
         archive.writestr("photos/torn.png", b"no image")
     at = handed_in([*files[:4], ("broken.png", b"no image"), ("more.zip", packed.getvalue())])
+    settled(at, "own")
     said = words(at)
-    assert "8 normal images" in said
+    assert "made of 8 good images" in said
     assert "broken.png" in said
     assert "torn.png" in said
-    at.button(key="prepare_own").click()
-    sound(at.run())
-    settled(at, "own")
     job = job_of(at, "own")
     assert job.state == DONE, job.error
     bundle = load_bundle("mine")
@@ -560,8 +557,8 @@ def test_own_images_become_a_bundle_that_works_at_once(weights: Path, small: Non
 
 def test_too_few_own_images_are_refused_in_a_sentence(weights: Path, small: None) -> None:
     at = handed_in(streaks(4))
-    assert at.button(key="prepare_own").disabled
-    assert "needs 5 normal images or more, and there are 4" in words(at)
+    assert "4 good images are here, and 5 are needed: add 1 more" in words(at)
+    assert "_job_own" not in at.session_state
 
 
 def test_own_images_that_cannot_be_used_leave_nothing_behind(
@@ -571,13 +568,11 @@ def test_own_images_that_cannot_be_used_leave_nothing_behind(
         raise ValueError("All normal images look alike, patch by patch.")
 
     monkeypatch.setattr(centers, "make_local_centers", refuse)
-    at = handed_in(streaks(6))
-    at.button(key="prepare_own").click()
-    sound(at.run())
-    settled(at, "own")
+    at = settled(handed_in(streaks(6)), "own")
     (error,) = at.error
     assert "look alike" in error.value
     assert not (weights / "mine").exists()
+    assert not at.button(key="prepare_own").disabled  # it is tried once by itself, and then by a click
 
 
 @pytest.fixture
@@ -594,14 +589,13 @@ def test_only_so_many_bundles_of_own_images_are_kept(
 ) -> None:
     monkeypatch.setattr(centers, "MAX_OWN", 2)
     at = handed_in(streaks(6))
-    assert at.button(key="prepare_own").disabled
     assert "2 bundles of own images are here, and no more are kept: delete one" in words(at)
-    monkeypatch.setattr(centers, "MAX_OWN", 3)
-    sound(at.run())
-    monkeypatch.setattr(centers, "MAX_OWN", 2)  # another session was quicker
-    at.button(key="prepare_own").click()
-    at = settled(sound(at.run()), "own")
-    assert "delete one to make room" in words(at)
+    assert "_job_own" not in at.session_state
+    images = TextureSet("train", 6)
+    pixels = [images.pixels(i, SIZE) for i in images.where("streaks", defective=False)]
+    pictures = [answers.Picture(f"{n}.png", content_hash(p), p) for n, p in enumerate(pixels)]
+    with pytest.raises(WeightsError, match="delete one to make room"):  # another session was quicker
+        centers.prepare_own(Job("late", "own", "late", lambda job: None), "mine", pictures, SIZE)
     assert not (two_own / "mine").exists()
 
 
@@ -642,6 +636,7 @@ def test_more_images_than_are_kept_are_named_and_left_out(
     weights: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anounet.app.own.MAX_IMAGES", 5)
+    monkeypatch.setattr("anounet.app.own.ENOUGH", 6)
     files = streaks(8)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -649,11 +644,11 @@ def test_more_images_than_are_kept_are_named_and_left_out(
             archive.writestr(name, data)
     at = handed_in([files[0], ("photos.zip", packed.getvalue()), ("more.png", files[0][1])])
     said = words(at)
-    assert "5 normal images" in said
+    assert "Good images: 5" in said
     assert "3 files in photos.zip were left out" in said
     assert "more.png was left out" in said
     at.button(key="own_remove").click()
-    assert "normal images**" not in words(sound(at.run()))
+    assert "Good images:" not in words(sound(at.run()))
 
 
 def test_a_zip_that_is_none_is_named(weights: Path, small: None) -> None:

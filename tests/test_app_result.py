@@ -236,8 +236,8 @@ def test_a_bundle_whose_data_is_not_here_shows_nothing(app_weights: Path) -> Non
 
 
 def test_large_pictures_of_the_gallery_are_made_small() -> None:
-    source = gallery.thumbnail(noise(1, 500))
-    assert decoded(source).shape == (gallery.SIDE, gallery.SIDE, 3) and len(source) < 40_000
+    source = panels.thumbnail(noise(1, 500))
+    assert decoded(source).shape == (panels.THUMB, panels.THUMB, 3) and len(source) < 40_000
 
 
 class Given:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,11 @@ import anounet
 from anounet.app import panels
 from anounet.images import content_hash, png_bytes, to_pixels
 from anounet.visualization import Result
+
+NUMBERS = ("map_max", "map_scale", "map_limit", "regions", "seconds")
+SCORES = ("image", "method", "score", "threshold", "verdict", "map", *NUMBERS)
+PLACES = ("x", "y", "left", "top", "width", "height", "area", "score")
+REGIONS = ("image", "method", "map", "threshold", "region", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,17 @@ def npy_bytes(values: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def zip_bytes(everything: Sequence[Shown], view: panels.View, facts: Mapping[str, object]) -> bytes:
-    """Every picture's files in a folder of its own, scores.csv, regions.csv; `facts`: see `settings_json`."""
-    buffer = io.BytesIO()
+def zip_bytes(everything: Iterable[Shown], view: panels.View, facts: Mapping[str, object]) -> bytes:
+    """Every picture's files in a folder of its own, scores.csv, regions.csv; `facts`: see `settings_json`.
+
+    Each is let go of before the next is taken, so they may be computed on the way.
+    """
+    buffer, scores, found = io.BytesIO(), [], []
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("scores.csv", scores_csv(everything, view))
-        archive.writestr("regions.csv", regions_csv(everything, view))
         for number, shown in enumerate(everything, 1):
-            if shown.result.y is None:
+            scores.append(_score_row(shown, view))
+            found += _region_rows(shown, view)
+            if shown.result.anomaly_map is None:
                 continue
             folder = f"{number:03d}_{stem(shown.name)}"
             archive.writestr(f"{folder}/settings.json", settings_json(shown, view, facts))
@@ -53,6 +61,8 @@ def zip_bytes(everything: Sequence[Shown], view: panels.View, facts: Mapping[str
                     archive.writestr(f"{base}_map.npy", npy_bytes(panels.raw_map(result)))
                 if name != "residual":
                     archive.writestr(f"{base}_map_{name}.npy", npy_bytes(result.maps[name]))
+        archive.writestr("scores.csv", csv_text(SCORES, scores))
+        archive.writestr("regions.csv", csv_text(REGIONS, found))
     return buffer.getvalue()
 
 
@@ -81,49 +91,53 @@ def settings_json(shown: Shown, view: panels.View, facts: Mapping[str, object]) 
     return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
-def scores_csv(everything: Sequence[Shown], view: panels.View) -> str:
-    """A line an image: its score and verdict, and what the shown map reaches."""
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    numbers = ("map_max", "map_scale", "map_limit", "regions", "seconds")
-    writer.writerow(["image", "method", "score", "threshold", "verdict", "map", *numbers])
-    for shown in everything:
-        result = shown.result
-        there, name = result.y is not None, view.name(result)
-        writer.writerow(
-            [
-                _cell(shown.name),
-                result.method,
-                f"{result.score:.6f}",
-                f"{result.threshold:.6f}",
-                result.verdict,
-                name if there else "",
-                f"{float(panels.shown_map(result, view).max()):.6f}" if there else "",
-                f"{result.scales[name]:.6f}" if there else "",
-                f"{result.limits[name]:.6f}" if there else "",
-                len(panels.shown_regions(result, view)) if there else "",
-                f"{result.seconds:.3f}",
-            ]
-        )
+    writer.writerow(header)
+    writer.writerows(rows)
     return buffer.getvalue()
+
+
+def scores_csv(everything: Sequence[Shown], view: panels.View) -> str:
+    """A line an image: its score and verdict, and what the shown map reaches."""
+    return csv_text(SCORES, (_score_row(shown, view) for shown in everything))
+
+
+def _score_row(shown: Shown, view: panels.View) -> list[object]:
+    result = shown.result
+    there, name = result.anomaly_map is not None, view.name(result)
+    return [
+        cell(shown.name),
+        result.method,
+        f"{result.score:.6f}",
+        f"{result.threshold:.6f}",
+        result.verdict,
+        name if there else "",
+        f"{float(panels.shown_map(result, view).max()):.6f}" if there else "",
+        f"{result.scales[name]:.6f}" if there else "",
+        f"{result.limits[name]:.6f}" if there else "",
+        len(panels.shown_regions(result, view)) if there else "",
+        f"{result.seconds:.3f}",
+    ]
 
 
 def regions_csv(everything: Sequence[Shown], view: panels.View) -> str:
     """A line a region: place and size in pixels of the resized image, score in units of the threshold."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    numbers = ("x", "y", "left", "top", "width", "height", "area", "score")
-    writer.writerow(["image", "method", "map", "threshold", "region", *numbers])
-    for shown in everything:
-        for result in (shown.result, *shown.rivals.values()):
-            for number, r in enumerate(panels.shown_regions(result, view), 1):
-                place = [f"{r.x:.2f}", f"{r.y:.2f}", r.left, r.top, r.width, r.height, r.area]
-                named = [_cell(shown.name), result.method, view.name(result), f"{view.level(result):.6f}"]
-                writer.writerow([*named, number, *place, f"{r.score:.4f}"])
-    return buffer.getvalue()
+    return csv_text(REGIONS, (row for shown in everything for row in _region_rows(shown, view)))
 
 
-def _cell(text: str) -> str:
+def _region_rows(shown: Shown, view: panels.View) -> list[list[object]]:
+    rows = []
+    for result in (shown.result, *shown.rivals.values()):
+        for number, r in enumerate(panels.shown_regions(result, view), 1):
+            place = [f"{r.x:.2f}", f"{r.y:.2f}", r.left, r.top, r.width, r.height, r.area]
+            named = [cell(shown.name), result.method, view.name(result), f"{view.level(result):.6f}"]
+            rows.append([*named, number, *place, f"{r.score:.4f}"])
+    return rows
+
+
+def cell(text: str) -> str:
     """A name that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 

@@ -365,37 +365,85 @@ TEXTS: dict[str, str] = {
     "instant.redrawn": "Redrawn",
     # --- own images ---
     "own.title": "Your own images",
-    "own.lead": "Hand in images of what is normal. The general f-Net that comes with the program judges "
-    "them, so no network F has to be trained: after a minute or two defects can be found.",
-    "own.how": "**How it goes**\n\n1. Hand in 20 to 500 images without defects, taken alike: the same kind "
-    "of part, distance and light.\n2. Both kinds of C are computed, and **fast** mode works: about a second "
-    "an image.\n3. If you like, train **instant** mode once, and every further image is answered at once.",
+    "own.lead": "Good images in, suspicious images in, a ranked table out. There is nothing to set and no "
+    "network to train: the general f-Net that comes with the program judges them.",
+    "own.step_good": "1 · Good images",
+    "own.step_suspicious": "2 · Suspicious images",
+    "own.step_ranked": "3 · Ranked",
+    "own.later_suspicious": "**2 · Suspicious images** – to be judged as soon as there is a bundle.",
+    "own.later_ranked": "**3 · Ranked** – the most abnormal image first, with where it is abnormal.",
+    "own.settings": "Settings",
     "own.size": "Size in pixels",
     "own.pixels": "{n} px",
     "own.size_help": "All images are brought to this square. Small defects need a larger one; everything "
     "takes longer with it: four times as long at 192 as at 96.",
-    "own.drop": "Normal images, or one ZIP of them",
-    "own.limits": "PNG, JPEG, WebP, BMP, TIFF or ZIP up to 20 MB each, {n} images at most. They are kept on "
-    "this server with the bundle, at the chosen size.",
+    "own.size_locked": "The images handed in have been brought to this size: remove them to choose another.",
+    "own.drop": "Drop 20 to 500 good images here, or ZIPs of them: the same kind of part, distance and light",
+    "own.limits": "PNG, JPEG, WebP, BMP, TIFF or ZIP up to 20 MB each, {n} images at most. They are kept "
+    "on this server with the bundle, at the chosen size.",
     "own.left_out": "{n} left out:",
-    "own.count": "**{n} normal images**",
+    "own.left_out_more": "{n} more",
+    "own.count": "**Good images: {n}**",
+    "own.more": "{n} good images are here, and {least} are needed: add {missing} more, and the bundle is "
+    "made by itself.",
     "own.name": "Name of the bundle",
-    "own.nothing": "Hand in normal images first.",
-    "own.no_general": "The general f-Net (the bundle “{name}”) is not here, so own images can’t be prepared: "
-    "put it back into the folder of weights.",
+    "own.no_general": "The general f-Net (the bundle “{name}”) is not here, so own images can’t be "
+    "prepared: put it back into the folder of weights.",
+    "own.no_local": "The bundle “{name}” has no local centres with measured levels, so it can’t rank "
+    "images: compute C for it first.",
     "own.full": "{n} bundles of own images are here, and no more are kept: delete one to make room.",
     "own.bundles": "Bundles of own images: {n} of {most}",
     "own.which": "Bundle of own images",
-    "own.delete": "Delete",
+    "own.open": "Go on with it",
     "own.sure": "Delete the bundle “{name}” with its images? Nothing of it can be brought back.",
     "own.delete_now": "Delete for good",
     "own.deleted": "The bundle “{name}” is deleted.",
     "own.in_use": "The bundle “{name}” is in use by a job: stop it or wait for its end, then delete it.",
     "own.not_own": "The bundle “{name}” was not made of images handed in here, so it can’t be deleted here.",
-    "own.go": "Prepare",
     "own.job": "Preparing “{name}”",
-    "own.try": "Visualise images with it now (fast mode)",
-    "own.then": "Next: instant mode",
+    "own.again": "Make the bundle",
+    "own.finish": "Finish the bundle",
+    "own.ready": "The bundle “{name}” is ready, made of {n} good images.",
+    "own.going_on": "Step 3 is ready. What fast mode’s other maps reach on good images is still measured:",
+    "own.threshold_help": "In units of what the map reaches on normal images: 99 % of the good images "
+    "that were held back score below it. Above it an image is called anomalous.",
+    "own.inside": "{name} is in the bundle already and was left out.",
+    "own.further": "Add good images",
+    "own.further_drop": "Further good images, or ZIPs of them",
+    "own.further_count": "Not in “{name}” yet: {n} further good images. Make the bundle anew so that "
+    "they count.",
+    "own.further_instant": "Its instant U-Net belongs to the centres of now, and has to be trained again "
+    "then.",
+    "own.anew": "Make it anew with all {n} images",
+    "own.new": "New bundle",
+    "own.suspicious_drop": "Drop images to judge here, or ZIPs of them",
+    "own.suspicious_limits": "PNG, JPEG, WebP, BMP, TIFF or ZIP up to 20 MB each, {n} images at most, of "
+    "any size: they are brought to that of the bundle. The server keeps them in memory for a while, for "
+    "whoever has the link to this page.",
+    "own.sharpen": "Sharper maps and the normalised image at once: train instant mode",
+    # --- the ranking ---
+    "rank.job": "Judging {n} images",
+    "job.ranking": "Judging images",
+    "rank.nothing": "The table comes by itself as soon as there are suspicious images.",
+    "rank.count": "**Images: {n}** · anomalous: {bad} · normal: {good}",
+    "rank.by_distance": "By the distance of each patch from the local centres: nothing is redrawn for it. "
+    "A row that you open is redrawn in fast mode.",
+    "rank.by_instant": "By instant mode: each image was redrawn in one pass.",
+    "rank.filter": "Verdict",
+    "rank.all": "All",
+    "rank.none": "No image has this verdict.",
+    "rank.table": "Images, ranked by their score",
+    "rank.pictures": "Image, heat map",
+    "rank.open": "Show its full result",
+    "rank.choose": "Choose a row to see its full result here.",
+    "rank.opening": "Redrawing {name} …",
+    "rank.go_on": "Judge the other {n}",
+    "rank.gone": "The images of this link are no longer kept here: hand them in again.",
+    "rank.csv": "Table (CSV)",
+    "rank.zip_first": "Files of the first {n} (ZIP)",
+    "rank.commands": "The same on the command line",
+    "rank.commands_help": "With the good images in the folder `good` and those to judge in `suspicious`. "
+    "Where `--no-instant` stands, leave it out, and the U-Net of instant mode is trained too.",
     # --- visualise ---
     "visualise.title": "Visualise",
     "visualise.lead": "Where is it abnormal, and what would it look like if it were normal?",

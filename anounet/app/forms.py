@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -132,37 +133,46 @@ def _choose_count(most: int, default: int | None, key: str, help: str) -> int:
     return int(clamp(count, MIN_IMAGES, most, default))
 
 
-def prepare_own(pictures: Sequence[answers.Picture], size: int) -> None:
-    """The new bundle's name and the start of its preparation; a disabled start says why."""
-    taken = bundle_names()
-    suggested = models.free_name("images", "my", taken)
-    name = st.text_input(t("own.name"), suggested, key=f"own_name_{suggested}", help=t("name.help")).strip()
-    busy, fault = components.busy(OWN), ""
-    full = len(centers.own_bundles()) >= centers.MAX_OWN
+def own_fault(name: str) -> str:
+    """Why no bundle of own images can be made under a name; "" where one can."""
+    if SHIPPED not in bundle_names():
+        return t("own.no_general", name=SHIPPED)
+    if len(centers.own_bundles()) >= centers.MAX_OWN:
+        return t("own.full", n=centers.MAX_OWN)
     try:
-        name = centers.check_new_name(name)
-        if SHIPPED not in taken:
-            fault = t("own.no_general", name=SHIPPED)
-        elif full:
-            fault = t("own.full", n=centers.MAX_OWN)
-        elif len(pictures) < MIN_IMAGES:
-            fault = t("center.too_few", n=len(pictures), least=MIN_IMAGES) if pictures else t("own.nothing")
+        centers.check_new_name(name)
     except ValueError as error:
-        fault = plain(str(error))
-    before = components.current_job(OWN)
-    ready = before is not None and before.result is not None and before.result.name == name
-    if fault and (pictures or full) and not busy and not ready:  # that the name is taken is no news then
-        st.warning(fault, icon=":material/info:")
-    if start_button(OWN, t("own.go"), fault, key="prepare_own", icon=":material/auto_awesome:"):
-        images = tuple(pictures)
-        known = " ".join(picture.key for picture in images)
-        begin(
-            f"own {name} {size} {known}",
-            OWN,
-            t("own.job", name=name),
-            lambda job: centers.prepare_own(job, name, images, size),
-            name,
-        )
+        return plain(str(error))
+    return ""
+
+
+def free_own_name() -> str:
+    """own-1, own-2, …: the first that no bundle has, nor one that is being made."""
+    names = (f"own-{n}" for n in itertools.count(1))
+    here = set(bundle_names())
+    return next(n for n in names if n not in here and models.jobs().unless_used(n, lambda: None))
+
+
+def prepare_own(name: str, pictures: Sequence[answers.Picture], size: int, metric: str) -> None:
+    """Starts the preparation of a bundle of own images, and puts it into the link."""
+    images, known = tuple(pictures), " ".join(picture.key for picture in pictures)
+    _begin_own(
+        f"own {name} {size} {metric} {known}",
+        name,
+        lambda job: centers.prepare_own(job, name, images, size, metric),
+    )
+
+
+def extend_own(name: str, pictures: Sequence[answers.Picture]) -> None:
+    """Starts the same anew with further images."""
+    images, known = tuple(pictures), " ".join(picture.key for picture in pictures)
+    _begin_own(f"own more {name} {known}", name, lambda job: centers.extend_own(job, name, images))
+
+
+def _begin_own(key: str, name: str, work: Callable[[Job], object]) -> None:
+    st.session_state.pop(f"_job_{OWN}", None)  # one that is at another bundle goes on
+    st.query_params["bundle"] = name
+    begin(key, OWN, t("own.job", name=name), work, name)
 
 
 # --- instant mode ------------------------------------------------------------------------------------

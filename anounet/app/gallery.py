@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
-import numpy as np
 import streamlit as st
-from PIL import Image
 
-from anounet.app import frontend, models, routing
+from anounet.app import frontend, models, panels, routing
 from anounet.app.components import set_label
 from anounet.app.texts import label, t
 from anounet.bundle import bundle_names, read_info
@@ -19,7 +15,6 @@ from anounet.prepare import choice_of
 from anounet.storage import WeightsError
 
 GOOD, BAD = 1, 5  # images of a bundle
-SIDE, QUALITY = 128, 85  # of the thumbnails
 
 _gallery = frontend.component("gallery")
 
@@ -47,17 +42,8 @@ def entries(name: str, version: str) -> list[Entry]:
         base = sample.group or "good"
         if base not in taken:  # the first of a kind goes by its kind's name, see `inputs.sample_pictures`
             taken.add(base)
-            found.append(Entry(name, base, str(info.get("normal", "")), thumbnail(sample.pixels)))
+            found.append(Entry(name, base, str(info.get("normal", "")), panels.thumbnail(sample.pixels)))
     return found
-
-
-def thumbnail(pixels: np.ndarray) -> str:
-    """A picture as a small data URI: uint8 (H, W, 3)."""
-    image, buffer = Image.fromarray(pixels), io.BytesIO()
-    if image.width > SIDE:
-        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    image.save(buffer, "WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def show() -> None:

@@ -249,6 +249,7 @@ class JobManager:
         owner: str = "",
         bundles: Iterable[str] = (),
         personal: bool = False,
+        apart: bool = False,
     ) -> Job:
         """Queues work; while work of the same key is queued or running, that job is given back instead.
 
@@ -257,15 +258,20 @@ class JobManager:
             owner: a session; `release` cancels a job that no owner wants any more.
             bundles: those whose files it reads or writes; see `unless_used`.
             personal: it is passed over where all its owners have left when its turn comes.
+            apart: it computes nothing itself but waits for others, so it gets a thread of its own, at once.
         """
         with self._wake:
             job = self._jobs.get(job_id(key))
             if job is None or not job.active or job.cancelled:
-                job = Job(key, kind, label, work, spec, bundles, personal, self._aside)
+                aside = None if apart else self._aside
+                job = Job(key, kind, label, work, spec, bundles, personal, aside)
                 self._jobs.pop(job.id, None)
                 self._jobs[job.id] = job
-                self._queue.append(job)
                 self._forget()
+                if apart:
+                    threading.Thread(target=job.run, name=f"anounet-{kind}", daemon=True).start()
+                else:
+                    self._queue.append(job)
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = threading.Thread(target=self._loop, name="anounet-jobs", daemon=True)
                     self._thread.start()
@@ -287,6 +293,14 @@ class JobManager:
     def get(self, job_id: str | None) -> Job | None:
         with self._wake:
             return self._jobs.get(job_id or "")
+
+    def latest(self, kind: str, bundle: str) -> Job | None:
+        """The job of a kind that was the last one to be handed in for a bundle."""
+        with self._wake:
+            jobs = (
+                job for job in reversed(self._jobs.values()) if job.kind == kind and bundle in job.bundles
+            )
+            return next(jobs, None)
 
     def of(self, owner: str) -> list[Job]:
         """A session's jobs, ended ones too, the oldest first."""
@@ -328,7 +342,7 @@ class JobManager:
     def ahead_of(self, job: Job) -> list[Job]:
         """The jobs that come before it, the running one first."""
         with self._wake:
-            if job is self._running or not job.active:
+            if job is self._running or not job.active or job not in self._queue:
                 return []
             before = itertools.takewhile(lambda other: other is not job, self._queue)
             running = [self._running] if self._running is not None else []

@@ -22,7 +22,7 @@ from anounet.app import batching
 from anounet.app.batching import Batcher
 from anounet.app.jobs import JobManager
 from anounet.app.results import ResultCache
-from anounet.app.work import exploring, filming, story, training
+from anounet.app.work import exploring, filming, ranking, story, training
 from anounet.bundle import (
     PARTS,
     SHIPPED,
@@ -116,6 +116,11 @@ def present(owner: str) -> str:
 @st.cache_resource(show_spinner=False)
 def results() -> ResultCache:
     return ResultCache()
+
+
+@st.cache_resource(show_spinner=False)
+def rankings() -> ranking.Rankings:
+    return ranking.Rankings()
 
 
 @st.cache_resource(show_spinner=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ TOP = SCALE_TOP  # the colour scale ends at this many times the normal limit
 SIGMAS = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # smoothings on offer for abs(x − y), in pixels at 96 px
 THRESHOLDS = ("limit", "scale", "off")  # 99.9 %, 99.5 % of normal pixels lie below; no threshold
 OPACITY = 0.75
+THUMB, THUMB_QUALITY = 128, 85  # side of small pictures
 FILE_SIDE = 480  # pictures in files are enlarged to about this, so that lines and numbers are fine
 
 STYLE = """
@@ -215,6 +217,15 @@ def icon(size: int = 64) -> bytes:
     """The app's icon: a hot spot, in the colours of the heat maps."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     return png_bytes(colorize(0.12 + np.exp(-((x - 0.6) ** 2 + (y - 0.42) ** 2) / 0.045)))
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """A picture as a small data URI: uint8 (H, W, 3)."""
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if image.width > THUMB:
+        image = image.resize((THUMB, THUMB), Image.Resampling.LANCZOS)
+    image.save(buffer, "WEBP", quality=THUMB_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # --- HTML --------------------------------------------------------------------------------------------

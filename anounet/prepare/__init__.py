@@ -34,7 +34,7 @@ from anounet.prepare.f_net import (
     make_f_net,
     resume_f_net,
 )
-from anounet.prepare.levels import NORMALS, Levels, make_reach, make_scales, unmeasured
+from anounet.prepare.levels import NORMALS, Levels, distance_levels, make_reach, make_scales, unmeasured
 from anounet.prepare.plan import Plan, prepare
 from anounet.prepare.reach import Reach, measure_reach
 from anounet.prepare.rivals import RivalSettings, make_anogan, make_decoder, make_encoder
@@ -62,6 +62,7 @@ __all__ = [
     "choice_of",
     "choice_of_preset",
     "describe",
+    "distance_levels",
     "f_net_data",
     "held_back_normals",
     "identity_images",

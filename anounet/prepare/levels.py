@@ -17,7 +17,14 @@ from anounet.center import THRESHOLD_QUANTILE
 from anounet.prepare.data import DataChoice, held_back_normals
 from anounet.prepare.reach import measure_reach
 from anounet.prepare.stage import Stage
-from anounet.visualization import Result, drain, peaks, visualize_many, visualize_rival
+from anounet.visualization import (
+    Result,
+    drain,
+    peaks,
+    visualize_distance,
+    visualize_many,
+    visualize_rival,
+)
 
 RIVAL_BATCH = 16  # images that a rival gets at a time
 
@@ -35,7 +42,11 @@ class Levels:
 
 
 def make_scales(
-    name: str, choice: DataChoice, device: torch.device | str, counts: Mapping[str, int] = NORMALS
+    name: str,
+    choice: DataChoice,
+    device: torch.device | str,
+    counts: Mapping[str, int] = NORMALS,
+    given: Levels | None = None,
 ) -> Iterator[Stage]:
     """Measures and saves the levels of methods' maps on held-back normals, one method after the other.
 
@@ -44,7 +55,9 @@ def make_scales(
     Args:
         counts: method ("instant", "fast", "fast-local", "article", or a rival) → how many normals to use at
             most; methods that the bundle lacks parts for are left out.
+        given: levels that are not measured anew: those of `distance_levels`, which are of more images.
     """
+    given = given or Levels({}, {})
     bundle = load_bundle(name, device)
     counts = {method: count for method, count in counts.items() if count and _can(bundle, method)}
     normals: dict[tuple[Any, Any], Tensor] = {}
@@ -65,12 +78,26 @@ def make_scales(
         levels, facts = _levels(method, results), {}
         if method in DRAWS["identity"] and bundle.general_identity is not None:
             facts["general_identity"] = bundle.general_identity  # not in this bundle's files: so it is named
-        save_part(name, scales=levels.scales, limits=levels.limits, **facts)
+        save_part(name, scales=levels.scales | given.scales, limits=levels.limits | given.limits, **facts)
         if method == "instant":
             measured = replace(
                 bundle, scales=bundle.scales | levels.scales, limits=bundle.limits | levels.limits
             )
             yield from _reach(measured, choice, chosen)
+
+
+def distance_levels(name: str, choice: DataChoice, device: torch.device | str) -> Levels:
+    """Measures and saves the levels of the distance map and of its score, for which nothing is redrawn.
+
+    It takes moments, so it measures on as many held-back normals as `instant` mode's levels come from.
+    """
+    bundle = load_bundle(name, device)
+    held = held_back_normals(choice, NORMALS["instant"], _made(bundle, "fast-local"))
+    results = [result for result in visualize_distance(held, bundle) if isinstance(result, Result)]
+    levels = _levels("fast-local", results)
+    facts = {"general_identity": bundle.general_identity} if bundle.general_identity is not None else {}
+    save_part(name, scales=levels.scales, limits=levels.limits, **facts)
+    return levels
 
 
 def make_reach(name: str, choice: DataChoice, device: torch.device | str) -> Iterator[Stage]:

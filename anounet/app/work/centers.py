@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -28,13 +29,15 @@ from anounet.bundle import (
 from anounet.center import Center
 from anounet.feature_net import FeatureNet
 from anounet.identity import UNetSettings, make_identity
-from anounet.images import png_bytes
+from anounet.images import ImageError, content_hash, decode, png_bytes
 from anounet.local_centers import LocalCenters, PatchSettings
 from anounet.prepare import (
     DataChoice,
+    Levels,
     Normals,
     choice_of,
     describe,
+    distance_levels,
     make_center,
     make_local_centers,
     make_scales,
@@ -131,8 +134,9 @@ def _save_centers(job: Job, name: str, choice: DataChoice, center: Center, local
         save_part(name, local=local)  # the same ones stay, and the instant U-Net trained with them
     if PARTS["identity"] not in read_info(name)["files"] and not has_general_identity():
         _add_identity(name, choice)
+    given = distance_levels(name, choice, default_device())
     job.milestone()
-    measure(job, name, choice, ("fast", "fast-local"))
+    measure(job, name, choice, ("fast", "fast-local"), given)
 
 
 def _add_identity(name: str, choice: DataChoice) -> None:
@@ -143,11 +147,13 @@ def _add_identity(name: str, choice: DataChoice) -> None:
             save_part(name, identity=step.model, meta=provenance(settings=asdict(UNetSettings())))
 
 
-def measure(job: Job, name: str, choice: DataChoice, methods: Sequence[str]) -> None:
-    """Measures and saves the levels of methods' maps, on held-back normals."""
+def measure(
+    job: Job, name: str, choice: DataChoice, methods: Sequence[str], given: Levels | None = None
+) -> None:
+    """Measures and saves the levels of methods' maps, on held-back normals; `given` ones stay."""
     job.stage(t("job.scale"))
     counts = {method: LEVEL_IMAGES[method] for method in methods}
-    with closing_stream(make_scales(name, choice, default_device(), counts)) as stream:
+    with closing_stream(make_scales(name, choice, default_device(), counts, given)) as stream:
         for stage in stream:
             job.advance(stage.done, stage.total)
             if "instant" not in methods:  # what a stopped training saved gets its levels: they take a moment
@@ -178,27 +184,26 @@ def delete_own(name: str) -> None:
     delete_bundle(name)
 
 
-def prepare_own(job: Job, name: str, pictures: Sequence[Picture], size: int) -> CenterOutcome:
+def prepare_own(
+    job: Job, name: str, pictures: Sequence[Picture], size: int, metric: str = "l1"
+) -> CenterOutcome:
     """A bundle from normal images that were handed in: the general F, both kinds of C, `fast` mode at once.
 
     The images are kept in the bundle's folder at the bundle's size; where the work ends early, nothing is.
+    What the distance map takes comes first, and is a milestone: from then on images can be judged.
     """
     check_new_name(name)
     if len(own_bundles()) >= MAX_OWN:
         raise WeightsError(t("own.full", n=MAX_OWN))
     folder = images_folder(name)
     try:
-        job.stage(t("job.storing"), len(pictures))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for number, picture in enumerate(pictures, 1):
-            (folder / f"{number:03d}.png").write_bytes(png_bytes(picture.pixels))
-            job.advance(number)
-            job.check()
+        _store(job, folder, pictures)
         choice = DataChoice(data=str(folder.resolve()), normal=NORMAL, size=size)
         job.stage(t("job.loading"))
         general = load_bundle(SHIPPED, default_device(), only_f_net=True)
-        normals, center, local = _both_centers(job, general.f_net, choice)
+        normals, center, local = _both_centers(job, general.f_net, choice, metric)
         copy_f_net(name, **describe(choice, command=MADE_BY))
         _save_centers(job, name, choice, center, local)
     finally:
@@ -207,3 +212,51 @@ def prepare_own(job: Job, name: str, pictures: Sequence[Picture], size: int) -> 
             if folder.parent.is_dir() and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
     return CenterOutcome(name, len(normals.pixels), normals.skipped)
+
+
+def extend_own(job: Job, name: str, pictures: Sequence[Picture]) -> CenterOutcome:
+    """Both kinds of C anew for a bundle of own images, from its images and further ones.
+
+    Where the work ends before they are there, the bundle is as it was. Other centres than before take the
+    instant U-Net away that was trained with the old ones.
+    """
+    if name not in own_bundles():
+        raise WeightsError(t("own.not_own", name=name))
+    folder, info, added, saved = images_folder(name), read_info(name), [], False
+    try:
+        _store(job, folder, pictures, added)
+        choice = replace(choice_of(info), data=str(folder.resolve()))  # it may have been moved
+        job.stage(t("job.loading"))
+        opened = load_bundle(name, default_device())
+        metric = opened.center.metric if opened.center is not None else "l1"
+        normals, center, local = _both_centers(job, opened.f_net, choice, metric)
+        saved = True
+        _save_centers(job, name, choice, center, local)
+    finally:
+        if not saved:
+            for path in added:
+                path.unlink(missing_ok=True)
+    return CenterOutcome(name, len(normals.pixels), normals.skipped)
+
+
+def _store(job: Job, folder: Path, pictures: Sequence[Picture], written: list[Path] | None = None) -> None:
+    """Writes pictures into a folder, numbered on from what is there; `written` is told of each."""
+    job.stage(t("job.storing"), len(pictures))
+    first = max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=0)
+    for number, picture in enumerate(pictures, 1):
+        path = folder / f"{first + number:03d}.png"
+        if written is not None:
+            written.append(path)
+        path.write_bytes(png_bytes(picture.pixels))
+        job.advance(number)
+        job.check()
+
+
+def own_pictures(name: str, most: int | None = None) -> list[Picture]:
+    """The normal images that a bundle was made of, `most` of them; damaged ones are passed over."""
+    size, found = int(read_info(name)["size"]), []
+    for path in sorted(images_folder(name).glob("*.png"))[:most]:
+        with contextlib.suppress(ImageError, OSError):
+            pixels = decode(path.read_bytes(), path.name, size).pixels
+            found.append(Picture(path.name, content_hash(pixels), pixels))
+    return found
