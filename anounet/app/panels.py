@@ -333,8 +333,12 @@ def rival_note(name: str, rival: Result | None) -> str:
 def rival_waiting(name: str) -> list[str]:
     """In place of a rival's pictures while it works."""
     rival = label(name)
-    titles = ("panel.generated", "panel.heat_rival", "panel.overlay_rival")
-    return [waiting(t(title, rival=rival), t("rival.working", rival=rival)) for title in titles]
+    titles = (
+        t("panel.generated", rival=rival),
+        t("panel.heat_rival", rival=rival),
+        t("panel.overlay_rival", rival=rival),
+    )
+    return [waiting(title, t("rival.working", rival=rival)) for title in titles]
 
 
 def region_marks(result: Result, view: View) -> list[tuple[float, float]]:
