@@ -19,16 +19,14 @@ def found(result: Result, view: panels.View) -> str:
     places = panels.shown_regions(result, view) if level is not None else result.regions()
     if not places:
         return t("found.whole") if result.anomalous else t("found.nothing")
-    first = places[0]
-    values = {
-        "where": label(f"where.{place_of(first, result.x.shape[-1])}"),
-        "width": first.width,
-        "height": first.height,
-        "level": f"{first.score * (level or result.limit) / _one(result, view, level):.1f}",
-    }
+    first, n = places[0], len(places)
+    where = label(f"where.{place_of(first, result.x.shape[-1])}")
+    peak = f"{first.score * (level or result.limit) / _one(result, view, level):.1f}"
     if not result.anomalous:
-        return t("found.faint", n=len(places), **values)
-    return t("found.one", **values) if len(places) == 1 else t("found.some", n=len(places), **values)
+        return t("found.faint", n=n, where=where, level=peak)
+    if n == 1:
+        return t("found.one", where=where, width=first.width, height=first.height, level=peak)
+    return t("found.some", n=n, where=where, width=first.width, height=first.height, level=peak)
 
 
 def _one(result: Result, view: panels.View, level: float | None) -> float:

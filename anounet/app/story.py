@@ -499,15 +499,12 @@ def _path(piece: Piece) -> None:
         _chart(_large(_path_figure(piece), 480), "story_path", t("story.path.alt"))
     with right:
         _row(_three(piece)[:2])
-    told = {
-        "before": _times(numbers["before"]),
-        "after": _times(numbers["after"]),
-        "steps": int(numbers["steps"]),
-    }
+    before, after, steps = _times(numbers["before"]), _times(numbers["after"]), int(numbers["steps"])
     if np.isnan(numbers["satisfied"]):
-        _fact(told["after"], t("story.path.never", **told))
+        _fact(after, t("story.path.never", steps=steps, before=before))
     else:
-        _fact(str(int(numbers["satisfied"])), t("story.path.fact", **told))
+        said = t("story.path.fact", steps=steps, before=before, after=after)
+        _fact(str(int(numbers["satisfied"])), said)
 
 
 def _path_figure(piece: Piece) -> go.Figure:

@@ -39,7 +39,7 @@ def payload(name: str, results: Sequence[Result], view: panels.View, made: str) 
     methods = [_method(name, result, view, made) for result in results]
     original, level = _png(first.x), view.level(first)
     said = [original, *(f"{m['image']} {m['map']}" for m in methods)]
-    blank = {name: f"{{{name}}}" for name in "xyv"}  # what the browser fills in
+    x, y, v = "{x}", "{y}", "{v}"  # what the browser fills in
     grey = view.grey and view.name(first) == "residual"
     return {
         "key": hashlib.sha256("".join(said).encode()).hexdigest()[:16],
@@ -60,7 +60,7 @@ def payload(name: str, results: Sequence[Result], view: panels.View, made: str) 
             "level": t("viewer.grey_level", v="{v}") if grey else t("viewer.level", v="{v}"),
             "methods": t("viewer.methods"),
             "hint": t("viewer.hint"),
-            "value": t("viewer.grey_value", **blank) if grey else t("viewer.value", **blank),
+            "value": t("viewer.grey_value", x=x, y=y, v=v) if grey else t("viewer.value", x=x, y=y, v=v),
         },
     }
 
