@@ -23,6 +23,8 @@ def sharpen(bundle: Bundle) -> None:
             forms.train_instant(bundle)
 
 
+training = models.jobs().latest(forms.INSTANT, st.query_params.get("bundle", ""))
+active = training is not None and training.active
 opened = own.good_images()
 if opened is None:
     own.show_bundles()
@@ -40,3 +42,5 @@ else:
     sharpen(bundle)
     own.going_on(bundle.name)
     ranking.show_commands(bundle, basis)
+    if active and not training.active:
+        st.rerun()  # it ended while the page was drawn: the table goes by it now

@@ -316,6 +316,25 @@ def test_once_instant_mode_is_trained_the_table_goes_by_it(weights: Path) -> Non
         assert row["ratio"] == pytest.approx(result.score / 1.1, rel=1e-3)
 
 
+def test_a_training_that_ends_while_the_page_is_drawn_brings_the_new_table(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, bundle, gate = ranked(), load_bundle(NAME), threading.Event()
+    job = models.jobs().submit(
+        "training", forms.INSTANT, "training", lambda job: void(gate.wait(PATIENCE)), bundles=(NAME,)
+    )
+    levels = {"scales": {"instant": 0.1, "instant:distance": 1.0}, "limits": {"instant:score": 1.1}}
+    save_part(NAME, instant=tiny.tiny_instant(bundle.f_net, bundle.local))
+    save_part(NAME, **levels)
+
+    def end(*_: object) -> None:
+        gate.set()
+        assert job.wait(PATIENCE)
+
+    monkeypatch.setattr(ranking, "show_commands", end)
+    assert "By instant mode" in words(settled(sound(at.run()), ranking.RANK))
+
+
 def test_commands_name_what_differs_from_the_defaults(weights: Path) -> None:
     at = app(PAGES[4], bundle=NAME)
     assert [code.value for code in at.code] == [

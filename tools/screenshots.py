@@ -65,9 +65,9 @@ def shots() -> list[Shot]:
     """Every page, and some more views, in every language, scheme and on every device."""
     addresses = {entry.url: entry.url for entry in PAGES.values()} | VIEWS
     ways = list(product(("en", "ja"), ("light", "dark"), DEVICES))
-    return [
-        Shot("_".join((name, *way)), address, *way) for name, address in addresses.items() for way in ways
-    ]
+    wanted = [(name, at, way) for name, at in addresses.items() for way in ways]
+    wanted += [(name, at, way) for name, at in STEPS.items() for way in FEW]
+    return [Shot("_".join((name, *way)), at, *way) for name, at, way in wanted]
 
 
 def main() -> int:
