@@ -38,7 +38,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECONDS = 40  # for one thing to appear: a cold server with one core has all of torch to load first
+SECONDS = 120  # for one thing to appear: a cold server with one core has all of torch to load first
 QUIET = "[data-testid='stApp'][data-test-script-state='notRunning']"
 
 
@@ -184,7 +184,8 @@ def test_an_upload_is_redrawn_and_a_broken_one_is_named(server: str, visit: Visi
     page.locator(".st-key-map input").click()
     page.get_by_role("option", name="Distance d").click()
     page.wait_for_function(
-        "before => document.querySelector('img[alt^=\"Heat map of part.png\"]').src !== before", arg=before
+        "before => (document.querySelector('img[alt^=\"Heat map of part.png\"]')?.src ?? before) !== before",
+        arg=before,
     )
     assert "map=Distance" in page.url
     page.locator("[data-testid='stDataFrame']").first.wait_for()

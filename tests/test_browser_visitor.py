@@ -96,6 +96,8 @@ def test_from_the_gallery_to_a_result_that_is_taken_along(
     page.locator(".st-key-viewer_0 input[type=range]").first.fill("0")  # no heat
     assert page.locator(CANVAS).evaluate(DRAWN) != seen
 
+    page.get_by_alt_text("AnoGAN’s heat map of", exact=False).first.wait_for()  # the page is at rest then
+    visitor.sound()
     card.get_by_text("Loss curves and downloads", exact=False).click()
     files = {}
     for ending in ("map.npy", "settings.json", "normalised.png"):
@@ -131,7 +133,8 @@ def test_an_image_is_pasted_and_a_photo_is_taken(server: str, visitor: Visit) ->
     shutter.wait_for()
     page.wait_for_function("() => document.querySelector('video')?.videoWidth > 0")
     shutter.click()
-    page.get_by_alt_text("Heat map of photo-2.png", exact=False).wait_for()
+    page.get_by_alt_text("AnoGAN’s heat map of photo-2.png", exact=False).first.wait_for()
+    visitor.sound()
     with page.expect_download() as download:
         page.get_by_text("Scores of all 2 images").click()
         page.locator(".st-key-get_zip button").click()

@@ -552,7 +552,17 @@ def test_prepare_makes_a_bundle_that_can_be_used(
     assert report["bundle"] == "made"
     assert report["files"] == sorted(set(PARTS.values()) - {PARTS["identity"], PARTS["classifier"]})
     assert report["modes"] == ["instant", "fast", "article", *RIVALS]
-    stages = ["f-Net", "C", "local centres", "instant U-Net", "AnoGAN", "encoder", "decoder", "scales"]
+    stages = [
+        "f-Net",
+        "C",
+        "local centres",
+        "instant U-Net",
+        "AnoGAN",
+        "encoder",
+        "decoder",
+        "scales",
+        "reach",
+    ]
     assert list(report["figures"]) == stages
     assert all(stage in progress for stage in report["figures"])
 

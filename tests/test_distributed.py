@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -221,6 +222,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     torch.save(single, folder / "single.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANOUNET_WEIGHTS", str(folder / "weights"))
+        # A page that ran in this process has left itself as its main module, which each rank would run too.
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
         multiprocessing.spawn(work, (str(folder),), nprocs=RANKS)
         ranks = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
         yield Both(folder, single, ranks)

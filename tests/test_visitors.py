@@ -457,7 +457,7 @@ def test_every_cache_has_a_bound() -> None:
                 continue
             for call in node.decorator_list:
                 said = ast.unparse(call)
-                if "cache" in said:
+                if "cache" in said and said != "cached_property":  # it is gone with its object
                     seen += 1
                     assert "max_entries=" in said or "maxsize=" in said, f"{file.name}: {node.name}"
     assert seen > 15

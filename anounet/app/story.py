@@ -128,7 +128,7 @@ def _by_key() -> None:
 
 
 def navigation(now: int) -> None:
-    """Back, where one is, Next; and the keys."""
+    """Back, where one is, Next."""
     last = len(SLIDES)
     with st.container(
         horizontal=True,
@@ -163,7 +163,6 @@ def navigation(now: int) -> None:
             on_click=turn,
             args=(now + 1,),
         )
-    _keys(key="story_keys", data={"step": now, "count": last}, on_wanted_change=_by_key)
 
 
 # --- what is computed --------------------------------------------------------------------------------
@@ -209,6 +208,8 @@ def show() -> None:
     now = step()
     slide = SLIDES[now - 1]
     st.html(panels.STYLE + STYLE)
+    # First, so that the keys know of a step before anybody sees it.
+    _keys(key="story_keys", data={"step": now, "count": len(SLIDES)}, on_wanted_change=_by_key)
     with st.container(key="story"):
         st.html(f'<p class="au-kicker">{html.escape(t("page.story"))} · {now} / {len(SLIDES)}</p>')
         st.title(slide.title(), anchor=False)
