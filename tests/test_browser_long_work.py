@@ -47,7 +47,7 @@ def test_a_job_is_left_and_found_again_and_told_of(
     visitor: Visit,
 ) -> None:
     sample = "band" if visitor.page.viewport_size["width"] > 600 else "blob"  # a job of one's own
-    page = begin(visitor, f"{server}/{PAGE}&steps=30&samples={sample}")
+    page = begin(visitor, f"{server}/{PAGE}&steps=60&samples={sample}")
     link = page.url
     page.reload()
     page.locator(BOX).wait_for()  # the refresh found it
