@@ -57,7 +57,7 @@ class Shot:
 README = (
     Shot("home", "home?defect=Scratch"),
     Shot("visualise", "visualise?samples=scratch", scheme="dark", part=".st-key-card_0"),
-    Shot("phone", "visualise?samples=band", "ja", "light", "phone"),
+    Shot("how_it_works", "how_it_works?step=8", "ja"),
 )
 
 
