@@ -32,6 +32,7 @@ PATIENCE = 90.0  # seconds for a page to be at rest
 TALLEST = 7000  # px
 DEVICES = {"desktop": (1280, 900, 1), "phone": (390, 844, 2)}
 QUIET = "[data-testid='stApp'][data-test-script-state='notRunning']"
+BUSY = "[data-testid='stProgress'], [data-testid='stSpinner'], .au-hall[role='status']"
 # What else than each page by itself is worth a look: name → address.
 VIEWS = {
     "visualise-rivals": "visualise?samples=scratch&against=AnoGAN&against=Nearest+patch",
@@ -118,15 +119,12 @@ def take(browser: Any, server: str, shot: Shot) -> tuple[Image.Image, list[str]]
         page.goto(f"{server}/{shot.address}{mark}lang={shot.language}")
         page.locator("h1").first.wait_for()
         _rest(page)
-        if shot.part is not None:
-            part = page.locator(shot.part)
-            part.scroll_into_view_if_needed()
-            return Image.open(io.BytesIO(part.screenshot())), faults
         # The page scrolls inside a part of the window: make the window as high as what is in it.
         tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
         page.set_viewport_size({"width": width, "height": max(height, min(TALLEST, tall))})
         _rest(page)
-        return Image.open(io.BytesIO(page.screenshot())), faults
+        whole = page if shot.part is None else page.locator(shot.part)
+        return Image.open(io.BytesIO(whole.screenshot())), faults
     finally:
         context.close()
 
@@ -136,7 +134,7 @@ def _rest(page: Any) -> None:
     deadline, quiet = time.monotonic() + PATIENCE, 0
     while quiet < 4 and time.monotonic() < deadline:
         page.wait_for_timeout(400)
-        busy = page.locator("[data-testid='stProgress'], [data-testid='stSpinner']").count()
+        busy = page.locator(BUSY).count()
         quiet = quiet + 1 if page.locator(QUIET).count() and not busy else 0
 
 
