@@ -1007,7 +1007,9 @@ def test_downloads_hold_the_raw_map_and_safe_names(redrawn: tuple[Bundle, downlo
     raw, view = panels.raw_map(shown.result), panels.View("distance", threshold="scale")
     back = np.load(io.BytesIO(downloads.npy_bytes(raw)), allow_pickle=False)
     np.testing.assert_array_equal(back, raw.numpy())
-    assert "'=a.png,fast," in downloads.scores_csv([shown], view)  # no formula for a spreadsheet
+    with zipfile.ZipFile(io.BytesIO(downloads.zip_bytes([shown], view, {}))) as archive:
+        scores = archive.read("scores.csv").decode()
+    assert "'=a.png,fast," in scores  # no formula for a spreadsheet
     lines = list(csv.DictReader(io.StringIO(downloads.regions_csv([shown], view))))
     regions = shown.result.regions("distance", shown.result.scales["distance"])
     assert [(line["map"], int(line["area"])) for line in lines] == [("distance", r.area) for r in regions]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from anounet.bundle import SHIPPED
+
 ROOT = Path(__file__).resolve().parent.parent
 CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -106,7 +108,8 @@ def test_the_app_command_says_it_is_ready_when_all_is_loaded() -> None:
         "def run(prog_name):\n"
         "    from anounet.app import models\n"
         "    print(sys.argv, 'anounet.app.cards' in sys.modules, 'pandas' in sys.modules)\n"
-        "    print(models._bundle.clear(), models._settled.locked())\n"
+        "    models.load_bundle = None  # it is open already\n"
+        "    print(models.bundle(models.SHIPPED)[0].name, models._settled.locked())\n"
         "server.cli.main = run\n"
         "from anounet.cli import main\n"
         "main(['app', '--server.port', '8599'])\n"
@@ -116,4 +119,4 @@ def test_the_app_command_says_it_is_ready_when_all_is_loaded() -> None:
     assert "WARNING" not in done.stderr
     words, settled = done.stdout.splitlines()
     assert words == f"['streamlit', 'run', '{ROOT / 'streamlit_app.py'}', '--server.port', '8599'] True True"
-    assert settled == "None True"
+    assert settled == f"{SHIPPED} True"

@@ -99,12 +99,8 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def scores_csv(everything: Sequence[Shown], view: panels.View) -> str:
-    """A line an image: its score and verdict, and what the shown map reaches."""
-    return csv_text(SCORES, (_score_row(shown, view) for shown in everything))
-
-
 def _score_row(shown: Shown, view: panels.View) -> list[object]:
+    """An image's line: its score and verdict, and what the shown map reaches."""
     result = shown.result
     there, name = result.anomaly_map is not None, view.name(result)
     return [
