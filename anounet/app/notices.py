@@ -19,6 +19,8 @@ def show(page: str | None) -> None:
     Args:
         page: the key of the page that is open.
     """
+    # Always there: where what follows moved by one, a spinner over an old element would keep that one.
+    place = st.container()
     state = st.session_state
     jobs = models.jobs().of(components.owner())
     _take_note(jobs)
@@ -34,7 +36,8 @@ def show(page: str | None) -> None:
             if _elsewhere(known, page):
                 _notice(models.jobs().get(known))
 
-    notices()
+    with place:
+        notices()
 
 
 def _elsewhere(known: str, page: str | None) -> bool:
