@@ -324,3 +324,28 @@ def test_the_jobs_own_page_tells_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
     gate.set()
     assert job.wait(60)
     assert not notices(sound(at.run()))
+
+
+def test_a_job_that_ends_while_its_page_is_left_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def page() -> None:
+        from anounet.app import components, models
+
+        components.remember(models.jobs().latest("f_net", "mine"), link=False)
+
+    monkeypatch.setattr(routing, "here", lambda: "f_net")
+    monkeypatch.setattr(routing, "link", lambda key, label, **wanted: None)
+    gate = threading.Event()
+    job = models.jobs().submit("long", "f_net", "A training", lambda job: gate.wait(60), bundles=["mine"])
+    left = sound(AppTest.from_function(page, default_timeout=60).run())  # nothing was drawn before the page
+    gate.set()
+    assert job.wait(60)
+    at = AppTest.from_function(_before_home, default_timeout=60)
+    for key in ("_owner", components._PLACES, components._UNDER_WAY):
+        at.session_state[key] = left.session_state[key]
+    assert notices(sound(at.run())) == [f"close_{job.id}"]
+
+
+def _before_home() -> None:
+    from anounet.app import notices
+
+    notices.show("home")

@@ -227,6 +227,7 @@ def _place(ticket: Ticket[Result]) -> str:
 
 
 _PLACES = "_job_places"
+_UNDER_WAY = "_jobs_under_way"
 
 
 def owner() -> str:
@@ -252,6 +253,14 @@ def remember(job: Job, *, link: bool = True) -> None:
         st.query_params["job"] = job.id
     places = st.session_state.setdefault(_PLACES, {})
     places[job.id] = (routing.here(), routing.parameters())
+    if job.active:
+        under_way().add(job.id)
+
+
+def under_way() -> set[str]:
+    """The ids of this session's jobs that have not ended, as far as it knows: noted as soon as they are its own,
+    for one may end in the moment in which the visitor leaves its page."""
+    return st.session_state.setdefault(_UNDER_WAY, set())
 
 
 def place_of(job: Job) -> tuple[str | None, dict[str, list[str]]]:
@@ -264,6 +273,7 @@ def let_go(kind: str, but: str = "") -> None:
     before = st.session_state.get(f"_job_{kind}")
     if before is not None and before != but:
         models.jobs().release(models.jobs().get(before), owner())
+        under_way().discard(before)
         del st.session_state[f"_job_{kind}"]
 
 
@@ -298,6 +308,14 @@ def job_box(job: Job, x: str = "", *, curves: bool = True, titles: Sequence[str]
                 st.progress(0.0, t("job.queued", n=len(ahead), first=named, share=share))
             else:
                 st.progress(progress.share, _progress_text(progress))
+            # Above what grows and is drawn anew each second: a button that moves is missed by clicks.
+            st.button(
+                t("job.stopping") if job.cancelled else t("job.stop"),
+                key=f"stop_{job.kind}",
+                icon=":material/stop_circle:",
+                disabled=job.cancelled,
+                on_click=job.cancel,
+            )
             if progress.samples:
                 row = max(1, len(progress.samples) // max(1, len(titles)))
                 cells = [
@@ -307,13 +325,6 @@ def job_box(job: Job, x: str = "", *, curves: bool = True, titles: Sequence[str]
                 st.html(panels.STYLE + panels.grid(cells, "au-rows" if titles else "au-live"))
             if curves and progress.curves and progress.done > 1:
                 _curves(progress.curves, progress.done, x or t("chart.step"), f"job_curves_{job.kind}")
-            st.button(
-                t("job.stopping") if job.cancelled else t("job.stop"),
-                key=f"stop_{job.kind}",
-                icon=":material/stop_circle:",
-                disabled=job.cancelled,
-                on_click=job.cancel,
-            )
 
     box()
 

@@ -8,8 +8,7 @@ from anounet.app import components, models, routing
 from anounet.app.jobs import DONE, FAILED, Job
 from anounet.app.texts import again, t
 
-_OPEN = "_notices_open"  # jobs of this session that were under way when a page was last drawn
-_SAID = "_notices"  # those that have ended, and the visitor was not told yet
+_SAID = "_notices"  # jobs that have ended elsewhere, and that the visitor has not closed
 EVERY = 2.0  # seconds
 
 
@@ -22,16 +21,15 @@ def show(page: str | None) -> None:
     # Always there: where what follows moved by one, a spinner over an old element would keep that one.
     place = st.container()
     state = st.session_state
-    jobs = models.jobs().of(components.owner())
-    _take_note(jobs)
+    _take_note()
     state[_SAID] = [known for known in state[_SAID] if _elsewhere(known, page)]
-    active = any(job.active for job in jobs)
+    active = bool(components.under_way())
     if not state[_SAID] and not active:
         return
 
     @st.fragment(run_every=EVERY if active else None)
     def notices() -> None:
-        _take_note(models.jobs().of(components.owner()))
+        _take_note()
         for known in state[_SAID]:
             if _elsewhere(known, page):
                 _notice(models.jobs().get(known))
@@ -46,17 +44,16 @@ def _elsewhere(known: str, page: str | None) -> bool:
     return job is not None and components.place_of(job)[0] not in (None, page)
 
 
-def _take_note(jobs: list[Job]) -> None:
+def _take_note() -> None:
     """Moves jobs that have ended from those under way to those to be told of."""
-    state = st.session_state
-    under_way, said = state.setdefault(_OPEN, set()), state.setdefault(_SAID, [])
-    for job in jobs:
-        if job.active:
-            under_way.add(job.id)
-        elif job.id in under_way:
-            under_way.discard(job.id)
-            if job.state in (DONE, FAILED):
-                said.append(job.id)
+    under_way, said = components.under_way(), st.session_state.setdefault(_SAID, [])
+    under_way |= {job.id for job in models.jobs().of(components.owner()) if job.active}
+    for known in tuple(under_way):
+        job = models.jobs().get(known)
+        if job is None or not job.active:
+            under_way.discard(known)
+            if job is not None and job.state in (DONE, FAILED):
+                said.append(known)
 
 
 def _notice(job: Job) -> None:
