@@ -258,8 +258,10 @@ def remember(job: Job, *, link: bool = True) -> None:
 
 
 def under_way() -> set[str]:
-    """The ids of this session's jobs that have not ended, as far as it knows: noted as soon as they are its own,
-    for one may end in the moment in which the visitor leaves its page."""
+    """The ids of this session's jobs that have not ended, as far as it knows.
+
+    They are noted as soon as they are its own, for one may end in the moment in which its page is left.
+    """
     return st.session_state.setdefault(_UNDER_WAY, set())
 
 
