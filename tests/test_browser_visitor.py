@@ -16,6 +16,7 @@ from test_app import noise
 from test_browser import (  # noqa: F401 (fixtures, and when to skip)
     ARGUMENTS,
     CHROMIUM,
+    SECONDS,
     Visit,
     made,
     pytestmark,
@@ -123,16 +124,26 @@ def test_from_the_gallery_to_a_result_that_is_taken_along(
         again.context.close()
 
 
+def take_photo(page: Any) -> None:
+    """Streamlit asks for the camera anew when it knows its width; until then a click is lost."""
+    for last in (False, False, True):
+        try:
+            with page.expect_request("**/_stcore/upload_file/**", timeout=SECONDS * 1000 if last else 10_000):
+                page.get_by_role("button", name="Take Photo").click()
+            return
+        except sync_api.TimeoutError:
+            if last:
+                raise
+
+
 def test_an_image_is_pasted_and_a_photo_is_taken(server: str, visitor: Visit) -> None:  # noqa: F811
     page = visitor.open(f"{server}/visualise?source=upload")
     page.get_by_role("button", name="Paste").wait_for()
     page.evaluate(PASTE, base64.b64encode(png_bytes(noise(5))).decode())
     page.get_by_alt_text("Heat map of clip.png", exact=False).first.wait_for()
     page.get_by_text("Camera", exact=True).click()
-    shutter = page.get_by_role("button", name="Take Photo")
-    shutter.wait_for()
     page.wait_for_function("() => document.querySelector('video')?.videoWidth > 0")
-    shutter.click()
+    take_photo(page)
     page.get_by_alt_text("AnoGAN’s heat map of photo-2.png", exact=False).first.wait_for()
     visitor.sound()
     with page.expect_download() as download:
