@@ -4,10 +4,10 @@
 
 Starts the real server, on two cores where the machine has more, and asks for each page over Streamlit's own
 protocol, a new visitor each time. "first" is the first thing of the page itself, "map" the first heat map,
-"at rest" the end of the run. Cold: a server of its own for each page, which no page was asked of before, and
-which was started by `streamlit run`; loaded: another, by `python -m anounet app`. Warm: the median of later
-visits. Where Chromium and Playwright are there, "painted" is that of a browser with an empty cache, from the
-address to the heading of the page, on the warm server.
+"at rest" the end of the run. Cold: a server of its own for each page, which no page was asked of before; it
+loads what the pages need before it listens, which is told too. Warm: the median of later visits. Where
+Chromium and Playwright are there, "painted" is that of a browser with an empty cache, from the address to the
+heading of the page, on the warm server.
 """
 
 from __future__ import annotations
@@ -87,24 +87,29 @@ def main(arguments: list[str] | None = None) -> int:
     if given.rounds < 1:
         raise ValueError("--rounds is at least 1.")
     read_info(given.bundle)  # says what is wrong, where something is
-    rows = measure(given.rounds, given.bundle, cold=not given.no_cold)
+    rows, starting = measure(given.rounds, given.bundle, cold=not given.no_cold)
     print(
         f"{date.today()}, {platform.machine()}, {visitors.CORES} cores, '{given.bundle}', seconds; "
-        f"warm: median of {given.rounds}\n\n" + table(rows)
+        f"warm: median of {given.rounds}; the server listens {starting:.1f} s after its start\n\n"
+        + table(rows)
     )
     if given.json is not None:
-        write_json(given.json, {"rows": rows, "settings": {k: str(v) for k, v in vars(given).items()}})
+        settings = {k: str(v) for k, v in vars(given).items()}
+        write_json(given.json, {"rows": rows, "starting": f"{starting:.1f}", "settings": settings})
     return 0
 
 
-def measure(rounds: int, bundle: str, cold: bool) -> list[dict[str, str]]:
+def measure(rounds: int, bundle: str, cold: bool) -> tuple[list[dict[str, str]], float]:
+    """A row for each page, and the median of the seconds from a server's start until it listens."""
     rows = {key: {"page": entry.url} for key, entry in PAGES.items()}
-    for state in ("cold", "loaded") if cold else ():
-        for key, entry in PAGES.items():
-            with visitors.serving(loaded=state == "loaded") as server:
-                rows[key] |= _columns(state, [_look(server, entry.url, bundle)])
-                _sound(server)
+    starting = []
+    for key, entry in PAGES.items() if cold else ():
+        with visitors.serving() as server:
+            starting.append(server.starting)
+            rows[key] |= _columns("cold", [_look(server, entry.url, bundle)])
+            _sound(server)
     with visitors.serving() as server:
+        starting.append(server.starting)
         for key, entry in PAGES.items():
             _look(server, entry.url, bundle, stay=STAY)  # what is kept of it is computed now
             looked = [_look(server, entry.url, bundle) for _ in range(rounds)]
@@ -114,7 +119,7 @@ def measure(rounds: int, bundle: str, cold: bool) -> list[dict[str, str]]:
                 address = f"http://127.0.0.1:{server.port}/{entry.url}?bundle={bundle}"
                 rows[key]["warm: painted"] = _median([_painted(browser, address) for _ in range(rounds)])
         _sound(server)
-    return list(rows.values())
+    return list(rows.values()), statistics.median(starting)
 
 
 def _look(server: Any, page: str, bundle: str, stay: float = 0) -> Times:

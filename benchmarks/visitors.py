@@ -88,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Server:
-    """The app in a process of its own."""
+    """The app in a process of its own; `starting` are the seconds until it listened."""
+
+    starting = 0.0
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process, self.port = process, port
@@ -122,14 +124,8 @@ class Server:
 
 
 @contextmanager
-def serving(
-    cores: int = CORES, environment: Mapping[str, str] | None = None, loaded: bool = False
-) -> Iterator[Server]:
-    """Starts the app on a free port, waits until it is healthy, and ends it afterwards.
-
-    Args:
-        loaded: by `python -m anounet app`, in place of `streamlit run`.
-    """
+def serving(cores: int = CORES, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Starts the app on a free port, waits until it is healthy, and ends it afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -139,8 +135,7 @@ def serving(
         "port": str(port),
         "fileWatcherType": "none",
     }
-    command = ["anounet", "app"] if loaded else ["streamlit", "run", "streamlit_app.py"]
-    words = [sys.executable, "-m", *command]
+    words = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py"]
     words += [word for name, value in options.items() for word in (f"--server.{name}", value)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
@@ -155,11 +150,12 @@ def serving(
             )
         server = Server(process, port, log)
         try:
-            deadline = time.monotonic() + PATIENCE
+            begun = time.monotonic()
             while not server.healthy():
-                if process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > begun + PATIENCE:
                     raise ValueError(f"The app did not start: {server.said()[-400:]}")
                 time.sleep(0.2)
+            server.starting = time.monotonic() - begun
             yield server
         finally:
             process.terminate()

@@ -100,23 +100,46 @@ def test_the_app_runs_on_what_is_copied(tmp_path: Path) -> None:
     assert rest == "[] 1", rest
 
 
-def test_the_app_command_says_it_is_ready_when_all_is_loaded() -> None:
-    """What the first visitor would wait for is there before the server listens; a wrong option is told."""
+def test_the_server_listens_when_all_is_loaded() -> None:
+    """What the first visitor would wait for is there before it, however it was started."""
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from streamlit.web.server.app_discovery import discover_asgi_app\n"
+        "module, name = discover_asgi_app(Path('streamlit_app.py')).import_string.split(':')\n"
+        "app = getattr(__import__(module), name)\n"
+        "said, asked = [], ['startup', 'shutdown']\n"
+        "async def receive():\n"
+        "    if said:\n"
+        "        from anounet.app import models\n"
+        "        models.load_bundle = None  # it is open already\n"
+        "        print('anounet.app.cards' in sys.modules, 'pandas' in sys.modules)\n"
+        "        print(models.bundle(models.SHIPPED)[0].name, models._settled.locked())\n"
+        "    return {'type': f'lifespan.{asked.pop(0)}'}\n"
+        "async def send(message):\n"
+        "    said.append(message['type'])\n"
+        "asyncio.run(app({'type': 'lifespan', 'asgi': {'version': '3.0'}}, receive, send))\n"
+        "print(*said)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    assert done.stdout.splitlines() == [
+        "True True",
+        f"{SHIPPED} True",
+        "lifespan.startup.complete lifespan.shutdown.complete",
+    ]
+
+
+def test_the_app_command_is_streamlit_with_its_options() -> None:
     code = (
         "import sys\n"
         "from anounet.app import server\n"
-        "def run(prog_name):\n"
-        "    from anounet.app import models\n"
-        "    print(sys.argv, 'anounet.app.cards' in sys.modules, 'pandas' in sys.modules)\n"
-        "    models.load_bundle = None  # it is open already\n"
-        "    print(models.bundle(models.SHIPPED)[0].name, models._settled.locked())\n"
-        "server.cli.main = run\n"
+        "server.cli.main = lambda prog_name: print(sys.argv)\n"
         "from anounet.cli import main\n"
         "main(['app', '--server.port', '8599'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
-    words, settled = done.stdout.splitlines()
-    assert words == f"['streamlit', 'run', '{ROOT / 'streamlit_app.py'}', '--server.port', '8599'] True True"
-    assert settled == f"{SHIPPED} True"
+    words = ["streamlit", "run", str(ROOT / "streamlit_app.py"), "--server.port", "8599"]
+    assert done.stdout.splitlines() == [str(words)]

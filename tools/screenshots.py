@@ -80,7 +80,7 @@ def main() -> int:
     wanted = README if given.readme else [shot for shot in shots() if given.only in shot.name]
     folder = given.to or (ROOT / "docs/screens" if given.readme else ROOT / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
-    with script("visitors").serving(loaded=True) as server, _browser() as browser:
+    with script("visitors").serving() as server, _browser() as browser:
         for shot in wanted:
             picture, faults = take(browser, f"http://127.0.0.1:{server.port}", shot)
             if given.readme:

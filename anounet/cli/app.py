@@ -10,8 +10,7 @@ from typing import Any
 def add_commands(commands: Any) -> None:
     app = commands.add_parser(
         "app",
-        help="start the app in the browser, all of it loaded before its address is printed; Streamlit's "
-        "options go on to it, e.g. --server.port 8502",
+        help="start the app in the browser; Streamlit's options go on to it, e.g. --server.port 8502",
     )
     app.set_defaults(run=_run, takes_rest=True)
 
