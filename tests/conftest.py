@@ -16,6 +16,11 @@ from anounet.local_centers import LocalCenters
 from anounet.unet import GatedUNet, UNet
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first: no worker sits over one of them when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
 @pytest.fixture(scope="session")
 def f_net() -> FeatureNet:
     """A tiny F, shared: it is frozen."""
