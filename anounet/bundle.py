@@ -70,6 +70,7 @@ DRAWS = {
     "encoder": ("f-anogan",),
     "decoder": ("decoder",),
 }
+KNOWN = 100  # held-back images: of fewer, the score that 99 % stay under is hardly known
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
 
@@ -190,6 +191,14 @@ class Bundle:
         if settings.center == "global":
             return self.require_center().threshold
         return float(self.limits.get(f"{settings.method}:score", 2.0))
+
+    def judge(self, settings: ano_unet.Settings) -> Center | None:
+        """The C whose score is asked too in `instant` mode: patches can be normal in an image that is not.
+
+        None where the threshold of that score comes from few images: many normal ones would lie above it.
+        """
+        known = self.center is not None and len(self.center.held_back) >= KNOWN
+        return self.center if settings.mode == "instant" and known else None
 
     def require_local(self) -> LocalCenters:
         if self.local is None:

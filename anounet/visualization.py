@@ -66,7 +66,8 @@ class Result:
     Attributes:
         method: "instant", "fast", "fast-local", "article", one of `bundle.RIVALS`, or "nearest-patch".
         score: ‖F(x) − C‖₁ / 1280 with a global C; with local centres how many times the level of normal
-            pixels the map reaches (`peak`; the distance map's peak in `fast` mode); for AnoGAN the loss where
+            pixels the map reaches (`peaks`; the distance map's peak in `fast` mode), or what F's score of the
+            whole image says in that unit, where that is more (`overall`); for AnoGAN the loss where
             its search ended, for f-AnoGAN that of its answer; for the decoder its map's
             peak, in units of the map's scale.
         threshold: above it an image is called anomalous; None for a rival.
@@ -83,6 +84,8 @@ class Result:
         maps: every map there is for this image, by name (`anomaly_map.MAPS`), the usual one too.
         scales: each map's scale, by name.
         limits: each map's limit, by name.
+        overall: F's score of the whole image, × its own threshold, in `instant` mode where F is asked too
+            (`Bundle.judge`); else None.
     """
 
     method: str
@@ -99,6 +102,7 @@ class Result:
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+    overall: float | None = None
 
     @property
     def steps(self) -> int:
@@ -343,6 +347,7 @@ def _instant(images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settin
     curves = {name: values.tolist() for name, values in losses.items()}
     maps = map_set(x, y, evidence, settings.smoothing)
     scores = peaks(maps, {name: bundle.scale(settings.method, name) for name in maps}).tolist()
+    overall = _overall(x, bundle, settings)
     maps, y = {name: m.cpu() for name, m in maps.items()}, y.cpu()
     seconds = (time.perf_counter() - start) / len(kept)
     return [
@@ -355,9 +360,18 @@ def _instant(images: Sequence[Tensor], bundle: Bundle, settings: ano_unet.Settin
             {name: (values[i],) for name, values in curves.items()},
             seconds,
             scores[i],
+            overall[i],
         )
         for i in range(len(kept))
     ]
+
+
+def _overall(x: Tensor, bundle: Bundle, settings: ano_unet.Settings) -> list[float | None]:
+    """F's score of whole images, (B, 3, H, W), × its own threshold; None for each where it is not asked."""
+    center = bundle.judge(settings)
+    if center is None:
+        return [None] * len(x)
+    return (center.score(features_of(bundle.f_net, x)) / max(center.threshold, 1e-12)).tolist()
 
 
 def _instant_each(
@@ -385,6 +399,7 @@ def _judged(
     losses: Mapping[str, tuple[float, ...]],
     seconds: float,
     score: float,
+    overall: float | None = None,
 ) -> Result:
     """The Result for one image; in `instant` mode a score that is no number yet is taken from the maps."""
     method = settings.method
@@ -392,10 +407,14 @@ def _judged(
     scales = {name: bundle.scale(method, name) for name in maps}
     if settings.mode == "instant" and math.isnan(score):
         score = float(peaks(maps, scales))
+        (overall,) = _overall(x[None], bundle, settings)
+    threshold = bundle.threshold(settings)
+    if overall is not None and overall * threshold > score:
+        score = overall * threshold  # both thresholds are one in this unit
     return Result(
         method=method,
         score=score,
-        threshold=bundle.threshold(settings),
+        threshold=threshold,
         x=x,
         y=y,
         anomaly_map=maps[usual],
@@ -407,6 +426,7 @@ def _judged(
         maps=maps,
         scales=scales,
         limits={name: bundle.limit(method, name) for name in maps},
+        overall=overall,
     )
 
 

@@ -83,6 +83,14 @@ def test_what_was_found_is_said_with_its_place_size_and_height() -> None:
     assert "Nothing certain" in findings.found(result(0.5, spots=((15, 15, 2.0),)), VIEW)
 
 
+def test_it_is_said_when_f_objects_and_not_the_map() -> None:
+    objects, agrees = replace(result(2.0), overall=2.0), replace(result(2.0), overall=1.5)
+    assert "as a whole" in findings.found(objects, VIEW)
+    assert "F that objects most: its score of the whole image is 2.00 ×" in findings.found(objects, VIEW)
+    assert "objects" not in findings.found(agrees, VIEW)
+    assert "objects" not in findings.found(replace(result(0.5), overall=0.5), VIEW)
+
+
 def test_without_an_outline_the_usual_level_is_meant() -> None:
     spotted = result(spots=((15, 15, 1.2),))  # above the scale, below the limit
     assert "as a whole" in findings.found(spotted, VIEW)

@@ -14,7 +14,7 @@ import torch
 from anounet import ano_unet, f_anogan, visualization
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, contours, heat_map, map_set
-from anounet.bundle import Bundle
+from anounet.bundle import KNOWN, Bundle
 from anounet.center import features_of
 from anounet.decoder import redraw
 from anounet.images import ImageError
@@ -76,6 +76,38 @@ def test_an_instant_result_has_all_that_belongs_to_the_image(bundle: Bundle) -> 
     assert l_r == pytest.approx(float((x - result.y).abs().mean()), rel=1e-3)
     assert l_c == pytest.approx(float(bundle.local.centering(evidence.after)[0]), rel=1e-3, abs=1e-6)
     assert total == pytest.approx(l_r + bundle.settings().beta * l_c, rel=1e-3)
+
+
+def judged_by_f(bundle: Bundle, threshold: float, held_back: int = KNOWN) -> Bundle:
+    """The bundle, with a C whose threshold is that of as many held-back images."""
+    center = replace(bundle.center, threshold=threshold, held_back=(threshold,) * held_back)
+    return replace(bundle, center=center)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_f_is_asked_too_where_its_threshold_is_known(bundle: Bundle, steps: int) -> None:
+    x, settings = tiny.defective(1)[0], bundle.settings(steps=steps)
+    alone = drain(visualize(x, bundle, settings))
+    assert alone.overall is None
+    few = drain(visualize(x, judged_by_f(bundle, 1e-6, KNOWN - 1), settings))
+    assert few.overall is None and few.score == alone.score
+    own = float(bundle.center.score(features_of(bundle.f_net, x[None])))
+    for ratio in (0.01, 20.0):
+        result = drain(visualize(x, judged_by_f(bundle, own / ratio), settings))
+        assert result.overall == pytest.approx(ratio, rel=1e-4) and result.threshold == alone.threshold
+        assert result.score == pytest.approx(max(alone.score, ratio * alone.threshold), rel=1e-4)
+        assert torch.equal(result.anomaly_map, alone.anomaly_map)
+    assert result.anomalous  # though no place is
+
+
+def test_what_f_says_does_not_depend_on_the_batch(bundle: Bundle) -> None:
+    x = torch.stack([*tiny.defective(2), *tiny.images(3)])
+    own = bundle.center.score(features_of(bundle.f_net, x))
+    judged = judged_by_f(bundle, float(own.min()) / 5)
+    together = list(visualize_many(list(x), judged))
+    assert [r.overall for r in together] == pytest.approx((own / judged.center.threshold).tolist(), rel=1e-4)
+    for image, result in zip(x, together, strict=True):
+        assert drain(visualize(image, judged)).score == pytest.approx(result.score, rel=1e-3)
 
 
 def test_regions_lie_above_the_map_s_limit(bundle: Bundle) -> None:

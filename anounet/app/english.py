@@ -686,6 +686,7 @@ TEXTS: dict[str, str] = {
     "{height} px, at its peak {level} × the level that normal pixels stay under.",
     "found.faint": "**Nothing certain**: {n} faint places are outlined, the strongest at the {where} "
     "({level} × the level that normal pixels stay under), but the score stays below the threshold.",
+    "found.by_f": "It is F that objects most: its score of the whole image is {ratio} × the threshold.",
     "sure.clear": "That is clear: the score is {ratio} × the threshold.",
     "sure.fair": "The score is {ratio} × the threshold.",
     "sure.close": "That is a close call, so look for yourself: the score is {ratio} × the threshold.",

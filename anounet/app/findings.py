@@ -14,7 +14,13 @@ _COLUMNS, _ROWS = ("left", "middle", "right"), ("top", "middle", "bottom")
 
 
 def found(result: Result, view: panels.View) -> str:
-    """What stands out on the shown map, and where."""
+    """What stands out, on the shown map and where, or to F as a whole."""
+    said = _on_the_map(result, view)
+    by_f = result.overall is not None and result.overall * result.threshold >= result.score
+    return f"{said} {t('found.by_f', ratio=f'{result.overall:.2f}')}" if by_f and result.anomalous else said
+
+
+def _on_the_map(result: Result, view: panels.View) -> str:
     level = view.level(result)
     places = panels.shown_regions(result, view) if level is not None else result.regions()
     if not places:
