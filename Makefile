@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(IN_VENV) -m anounet app
 
 test: lint
-	$(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(IN_VENV) -m ruff check .

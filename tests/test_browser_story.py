@@ -35,8 +35,7 @@ def visitor(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:  #
 def opened(visit: Visit, address: str) -> Any:
     """The page, when it listens to keys: a component's module is fetched after it was first drawn."""
     page = visit.open(address)
-    page.locator(".st-key-story_next").wait_for()
-    page.wait_for_load_state("networkidle")
+    page.wait_for_selector("html[data-keys='heard']", state="attached")
     page.wait_for_selector(QUIET)
     return page
 
@@ -57,8 +56,7 @@ def test_no_press_is_lost_while_pictures_are_still_being_computed(
     visit = Visit(browser, 1280, 900)
     try:
         page = visit.open(f"{server}/how_it_works?step=1")
-        page.locator(".st-key-story_next").wait_for()
-        page.wait_for_timeout(1000)
+        page.wait_for_selector("html[data-keys='heard']", state="attached")
         for number in range(2, LAST + 1):
             page.locator(".au-fact").first.wait_for()
             page.keyboard.press("PageDown")  # in the middle of a run

@@ -14,6 +14,7 @@ const keys = { told: 1, at: 1, count: 1, asked: 0, timer: 0, leaving: 0, send: (
 export default function ({ data, setTriggerValue }) {
   clearTimeout(keys.leaving);
   document.addEventListener("keydown", pressed); // once, however often
+  document.documentElement.dataset.keys = "heard";
   keys.count = data.count;
   keys.send = (step) => setTriggerValue("wanted", step);
   keys.told = data.step;
@@ -21,6 +22,7 @@ export default function ({ data, setTriggerValue }) {
   return () => {
     keys.leaving = setTimeout(() => {
       document.removeEventListener("keydown", pressed);
+      delete document.documentElement.dataset.keys;
       settle(keys.told);
     }, LEAVE);
   };
