@@ -209,32 +209,3 @@ def test_results_come_before_the_settings_on_a_phone(server: str, browser: Any) 
         assert pictures < result.bounding_box()["y"] < settings
     finally:
         visit.context.close()
-
-
-@pytest.mark.parametrize(
-    "page_name",
-    [
-        "",
-        "f_net",
-        "center",
-        "visualise",
-        "own_images",
-        "experiments",
-        "explore",
-        "explore?show=grid",
-        "two_images",
-    ],
-)
-def test_nothing_overflows_on_a_phone(server: str, browser: Any, page_name: str) -> None:
-    visit = Visit(browser, 390, 844, "dark")
-    try:
-        page = visit.open(f"{server}/{page_name}")
-        page.wait_for_selector(QUIET)
-        wide = page.evaluate(
-            "[document.documentElement, document.querySelector('[data-testid=stMain]')]"
-            ".map(element => element.scrollWidth - element.clientWidth)"
-        )
-        assert max(wide) <= 0, wide
-        visit.sound()
-    finally:
-        visit.context.close()

@@ -1,4 +1,4 @@
-"""Accessibility: axe-core in a real browser finds no serious fault on any page, light and dark."""
+"""Every page in a real browser: no serious fault to axe-core, light and dark; nothing overflows on a phone."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def faults(page: Any) -> list[str]:
     return found
 
 
+def overflow(page: Any) -> list[int]:
+    """By how many pixels the page, and its part that scrolls, are wider than what is seen of them."""
+    return page.evaluate(
+        "[document.documentElement, document.querySelector('[data-testid=stMain]')]"
+        ".map(element => element.scrollWidth - element.clientWidth)"
+    )
+
+
 def opened(browser: Any, address: str, scheme: str, width: int = 1280) -> Visit:  # noqa: F811
     visit = Visit(browser, width, 900, scheme)
     visit.open(address)
@@ -49,7 +57,7 @@ def rest(page: Any) -> None:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_no_serious_fault(server: str, browser: Any, address: str) -> None:  # noqa: F811
+def test_no_serious_fault_and_nothing_overflows(server: str, browser: Any, address: str) -> None:  # noqa: F811
     visit = opened(browser, f"{server}/{address}", "light")
     try:
         assert not faults(visit.page)
@@ -59,6 +67,9 @@ def test_no_serious_fault(server: str, browser: Any, address: str) -> None:  # n
         )
         rest(visit.page)
         assert not faults(visit.page)
+        visit.page.set_viewport_size({"width": 390, "height": 844})
+        rest(visit.page)
+        assert max(overflow(visit.page)) <= 0
         visit.sound()
     finally:
         visit.context.close()
@@ -83,5 +94,9 @@ def test_a_fault_is_found(server: str, browser: Any) -> None:  # noqa: F811
         )
         found = " ".join(faults(visit.page))
         assert "image-alt" in found and "color-contrast" in found
+        visit.page.evaluate(
+            "document.querySelector('h1').insertAdjacentHTML('afterend', '<p style=\"width:2000px\">–</p>')"
+        )
+        assert max(overflow(visit.page)) > 0
     finally:
         visit.context.close()
