@@ -1,4 +1,4 @@
-"""Every page in a real browser: no serious fault to axe-core, light and dark; nothing overflows on a phone."""
+"""Every page in a real browser: axe-core finds no serious fault, and nothing overflows on a phone."""
 
 from __future__ import annotations
 
