@@ -70,7 +70,7 @@ DRAWS = {
     "encoder": ("f-anogan",),
     "decoder": ("decoder",),
 }
-KNOWN = 100  # held-back images: of fewer, the score that 99 % stay under is hardly known
+ENOUGH = 100  # held-back images: of fewer, the score that 99 % stay under is hardly known
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _writing = threading.RLock()
 
@@ -197,7 +197,7 @@ class Bundle:
 
         None where the threshold of that score comes from few images: many normal ones would lie above it.
         """
-        known = self.center is not None and len(self.center.held_back) >= KNOWN
+        known = self.center is not None and len(self.center.held_back) >= ENOUGH
         return self.center if settings.mode == "instant" and known else None
 
     def require_local(self) -> LocalCenters:

@@ -409,7 +409,7 @@ def _judged(
         score = float(peaks(maps, scales))
         (overall,) = _overall(x[None], bundle, settings)
     threshold = bundle.threshold(settings)
-    if overall is not None and overall * threshold > score:
+    if overall is not None and not overall * threshold <= score:  # nor does one that is no number pass
         score = overall * threshold  # both thresholds are one in this unit
     return Result(
         method=method,

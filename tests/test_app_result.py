@@ -288,8 +288,9 @@ def notices(at: AppTest) -> list[str]:
 
 def begun(at: AppTest, work: Callable[[Job], object]) -> Job:
     """A job of this visitor's, on the page f-Net."""
-    job = models.jobs().submit("long", "f_net", "A training", work, owner=at.session_state["_owner"])
+    job = models.jobs().submit("long", "f_net", "A training", work)
     at.session_state[components._PLACES] = {job.id: ("f_net", {"bundle": ["mine"]})}
+    at.session_state[components._UNDER_WAY] = {job.id}
     assert not notices(sound(at.run()))
     return job
 

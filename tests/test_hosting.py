@@ -100,6 +100,14 @@ def test_the_app_runs_on_what_is_copied(tmp_path: Path) -> None:
     assert rest == "[] 1", rest
 
 
+def said_by(code: str) -> list[str]:
+    """The lines that a program prints which runs in the project's folder, and warns of nothing."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return done.stdout.splitlines()
+
+
 def test_the_server_listens_when_all_is_loaded() -> None:
     """What the first visitor would wait for is there before it, however it was started."""
     code = (
@@ -121,10 +129,7 @@ def test_the_server_listens_when_all_is_loaded() -> None:
         "asyncio.run(app({'type': 'lifespan', 'asgi': {'version': '3.0'}}, receive, send))\n"
         "print(*said)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
-    assert done.stdout.splitlines() == [
+    assert said_by(code) == [
         "True True",
         f"{SHIPPED} True",
         "lifespan.startup.complete lifespan.shutdown.complete",
@@ -139,7 +144,5 @@ def test_the_app_command_is_streamlit_with_its_options() -> None:
         "from anounet.cli import main\n"
         "main(['app', '--server.port', '8599'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
     words = ["streamlit", "run", str(ROOT / "streamlit_app.py"), "--server.port", "8599"]
-    assert done.stdout.splitlines() == [str(words)]
+    assert said_by(code) == [str(words)]

@@ -14,7 +14,7 @@ import torch
 from anounet import ano_unet, f_anogan, visualization
 from anounet.anogan import SearchSettings
 from anounet.anomaly_map import MAPS, contours, heat_map, map_set
-from anounet.bundle import KNOWN, Bundle
+from anounet.bundle import ENOUGH, Bundle
 from anounet.center import features_of
 from anounet.decoder import redraw
 from anounet.images import ImageError
@@ -78,7 +78,7 @@ def test_an_instant_result_has_all_that_belongs_to_the_image(bundle: Bundle) -> 
     assert total == pytest.approx(l_r + bundle.settings().beta * l_c, rel=1e-3)
 
 
-def judged_by_f(bundle: Bundle, threshold: float, held_back: int = KNOWN) -> Bundle:
+def judged_by_f(bundle: Bundle, threshold: float, held_back: int = ENOUGH) -> Bundle:
     """The bundle, with a C whose threshold is that of as many held-back images."""
     center = replace(bundle.center, threshold=threshold, held_back=(threshold,) * held_back)
     return replace(bundle, center=center)
@@ -89,7 +89,7 @@ def test_f_is_asked_too_where_its_threshold_is_known(bundle: Bundle, steps: int)
     x, settings = tiny.defective(1)[0], bundle.settings(steps=steps)
     alone = drain(visualize(x, bundle, settings))
     assert alone.overall is None
-    few = drain(visualize(x, judged_by_f(bundle, 1e-6, KNOWN - 1), settings))
+    few = drain(visualize(x, judged_by_f(bundle, 1e-6, ENOUGH - 1), settings))
     assert few.overall is None and few.score == alone.score
     own = float(bundle.center.score(features_of(bundle.f_net, x[None])))
     for ratio in (0.01, 20.0):

@@ -302,11 +302,6 @@ class JobManager:
             )
             return next(jobs, None)
 
-    def of(self, owner: str) -> list[Job]:
-        """A session's jobs, ended ones too, the oldest first."""
-        with self._wake:
-            return [job for job in self._jobs.values() if owner in job.owners]
-
     def join(self, job: Job, owner: str) -> None:
         """Makes a session one of those that want a job."""
         with self._wake:

@@ -47,7 +47,6 @@ def _elsewhere(known: str, page: str | None) -> bool:
 def _take_note() -> None:
     """Moves jobs that have ended from those under way to those to be told of."""
     under_way, said = components.under_way(), st.session_state.setdefault(_SAID, [])
-    under_way |= {job.id for job in models.jobs().of(components.owner()) if job.active}
     for known in tuple(under_way):
         job = models.jobs().get(known)
         if job is None or not job.active:
